@@ -1,0 +1,39 @@
+"""The one protocol that every engine speaks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from models.spec import ModelInfo, TextRequest, TextResult
+
+
+class Backend(Protocol):
+    """A text engine in this process.
+
+    It is used from one event loop. `generate` may be called again while earlier calls still run, and should then mix
+    their requests in its batches: that is how an engine stays full across the end of a shard.
+    """
+
+    async def load(self) -> ModelInfo:
+        """Load the weights; called once, before anything else.
+
+        Raises:
+            ModelError: kind MODEL where the model can never be loaded here, ENGINE where another try may help.
+        """
+        ...
+
+    def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[Sequence[TextResult]]:
+        """Answer every request once, in groups as they become ready, in any order.
+
+        A request that cannot be answered (too long for the context, say) yields a result with an error. Closing the
+        iterator early (`aclose`, or cancelling the task that awaits it) aborts in the engine what is not finished.
+
+        Raises:
+            ModelError: kind ENGINE, the engine broke; what was yielded before stays valid.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the engine and every process that it started. May be called more than once."""
+        ...

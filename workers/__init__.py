@@ -1,0 +1,1 @@
+"""One shard on one machine: read its range, generate in bulk, leave one immutable part. Knows no SQL."""

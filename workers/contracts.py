@@ -1,0 +1,225 @@
+"""The wire between orchestrator and workers: frozen, versioned messages that own their encoding.
+
+They travel as JSON through Celery. A message with an unknown field or version is refused whole, never half read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from models.errors import FailureKind
+from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
+
+WIRE_VERSION = 1
+GENERATE_QUEUE = "nightmill.generate"
+REPORTS_QUEUE = "nightmill.reports"
+RUN_SHARD_TASK = "nightmill.run_shard"
+APPLY_REPORTS_TASK = "nightmill.apply_reports"
+APPLY_PROBE_TASK = "nightmill.apply_probe"
+DIRECTIVE_KEY = "nightmill:directive:{execution}"
+JOB_STOP_KEY = "nightmill:stop:{job}"
+WAKE_KEY = "nightmill:wake"
+
+Row: TypeAlias = dict[str, Any]  # a row of the client's data: any JSON values
+
+
+class ContractError(ValueError):
+    """A message of another version, or not one of ours."""
+
+
+class ByteRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="bytes"):
+    """Whole rows of a CSV or JSONL object: bytes `offset` to `offset + length`."""
+
+    uri: str
+    """`s3://bucket/key`, or a key in Nightmill's own store."""
+    etag: str | None
+    """Version that was planned, sent as If-Match; None for our own immutable objects."""
+    format: Literal["csv", "jsonl"]
+    offset: int
+    length: int
+    columns: tuple[str, ...] = ()
+    """CSV only: the header's names."""
+    delimiter: str = ","
+
+
+class RowGroupRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="row_groups"):
+    """Rows `offset` to `offset + count` of one row group of a Parquet object."""
+
+    uri: str
+    etag: str | None
+    group: int
+    offset: int
+    count: int
+
+
+class CountRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="count"):
+    """Rows that are nothing but their number: {"index": start}, {"index": start + 1}, …"""
+
+    start: int
+    count: int
+
+
+SourceRange: TypeAlias = ByteRange | RowGroupRange | CountRange
+
+
+class TextWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every shard of a text job has in common."""
+
+    model: str
+    engine: str
+    messages: tuple[Message, ...]
+    """Templates: Jinja2 over the row."""
+    sampling: dict[str, Any]  # models.spec.Sampling as JSON; pydantic checks it again on arrival
+    seed: int
+    n: int = 1
+    schema: JsonSchema | None = None
+    grid: dict[str, tuple[Any, ...]] = {}  # values are any JSON
+    custom_id: str | None = None
+    """Name of the field that holds the client's id of a row."""
+    max_tokens_field: str | None = None
+    """Name of the field that bounds the output of its row, in tokens."""
+    keep: tuple[str, ...] = ()
+    """Fields of the row that are copied into its record as `input`."""
+    options: dict[str, Any] | None = None  # models.spec.EchoOptions as JSON
+
+    def parsed_sampling(self) -> Sampling:
+        """The sampling settings as a checked object."""
+        return Sampling.model_validate(self.sampling)
+
+    def parsed_options(self) -> EchoOptions | None:
+        """The echo model's options, where the job has some."""
+        return None if self.options is None else EchoOptions.model_validate(self.options)
+
+    @property
+    def grid_size(self) -> int:
+        """Items a row makes."""
+        size = 1
+        for values in self.grid.values():
+            size *= len(values)
+        return size
+
+
+class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One attempt at one shard: items `first` to `first + count` of a job.
+
+    `source` holds exactly the rows `first // grid_size` to `(first + count - 1) // grid_size`. Item i is row
+    `i // grid_size` with combination `i % grid_size` of the grid.
+    """
+
+    job: str
+    shard: int
+    token: int
+    """Fencing token of the attempt: grows by one at every dispatch."""
+    first: int
+    count: int
+    source: SourceRange
+    work: TextWork
+    earlier: tuple[str, ...] = ()
+    """Keys of parts that earlier executions may have left: looked for before generation starts."""
+    version: int = WIRE_VERSION
+
+
+class Counts(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Items of a shard by how they ended, so far."""
+
+    ok: int = 0
+    failed: int = 0
+
+    @property
+    def done(self) -> int:
+        """Items with a record."""
+        return self.ok + self.failed
+
+
+class Timings(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Where a shard's time went, in seconds."""
+
+    load: float = 0.0
+    """Waiting for the model to be loaded."""
+    read: float = 0.0
+    generate: float = 0.0
+    write: float = 0.0
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An immutable object that holds one record a line, in item order, for every item of a shard."""
+
+    key: str
+    bytes: int
+    sha256: str
+    counts: Counts
+    usage: Usage
+
+
+class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a shard could not be finished."""
+
+    kind: FailureKind
+    code: str
+    message: str
+
+
+ReportEvent = Literal["started", "progress", "finished", "failed", "handed_back"]
+
+
+class ShardReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a worker says of its execution of a shard. Counts are cumulative: a later report replaces an earlier one."""
+
+    job: str
+    shard: int
+    token: int
+    execution: str
+    worker: str
+    sequence: int
+    """Grows with every report of an execution; the orchestrator keeps the highest and acknowledges it."""
+    event: ReportEvent
+    counts: Counts = Counts()
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+    phase: Literal["loading", "reading", "generating", "writing"] = "loading"
+    part: Part | None = None
+    failure: Failure | None = None
+    version: int = WIRE_VERSION
+
+
+class Directive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the orchestrator answers to an execution, left in Redis under `DIRECTIVE_KEY`.
+
+    `run`: the execution owns the shard and may write its part. `stop`: it does not, or no longer.
+    """
+
+    command: Literal["run", "stop"]
+    acknowledged: int
+    """Highest report sequence that has been applied."""
+    reason: str = ""
+    version: int = WIRE_VERSION
+
+
+Contract = TypeVar("Contract", ShardTask, ShardReport, Directive)
+
+
+def encode(message: ShardTask | ShardReport | Directive) -> str:
+    """A message as JSON text."""
+    return msgspec.json.encode(message).decode()
+
+
+def decode(text: str | bytes, kind: type[Contract]) -> Contract:
+    """A message from JSON text.
+
+    Raises:
+        ContractError: it is not valid JSON, has a field that we do not know, or another wire version.
+    """
+    try:
+        message = msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ContractError(f"not a {kind.__name__}: {error}") from error
+    if message.version != WIRE_VERSION:
+        raise ContractError(f"{kind.__name__} of wire version {message.version}; this process speaks {WIRE_VERSION}")
+    return message
+
+
+def part_key(job: str, shard: int, token: int, execution: str) -> str:
+    """Where an execution leaves its part. Known beforehand, so that a lost report can be made up by looking there."""
+    return f"jobs/{job}/parts/{shard:06d}-{token:04d}-{execution}.jsonl"
