@@ -1,0 +1,266 @@
+"""What a client asks for: `JobSpec` is the API's body, the job file of the command line and the stored JSON."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from models.catalog import check_model
+from models.errors import ModelError
+from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
+from orchestrator.deadlines import resolve_deadline
+from orchestrator.spec_error import SpecError
+from orchestrator.validation import explain, json_type
+from workers.contracts import Row, TextWork
+from workers.prompts import PromptError, PromptTemplate
+from workers.schemas import SchemaError, check_schema
+
+__all__ = [
+    "JobSpec",
+    "MessageTemplate",
+    "Source",
+    "SpecError",
+    "check_static",
+    "parse_job",
+    "resolve_deadline",
+]
+
+MAX_COUNT = 1_000_000_000
+MAX_GRID = 100_000
+"""Items that one row may make."""
+MAX_SEED = (1 << 63) - 1
+Text = Annotated[str, Field(min_length=1)]
+
+
+class MessageTemplate(BaseModel):
+    """One message of a chat; its content is a Jinja2 template over the row."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Role
+    content: Text
+
+
+class Source(BaseModel):
+    """Where a job's rows come from: one of `file`, `items` and `count`; `grid` alone, or crossed with one of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Text | None = None
+    """A path (command line only), `s3://bucket/key`, or the `nightmill://` URI of an uploaded file."""
+    items: Annotated[list[Row], Field(min_length=1, max_length=100_000)] | None = None
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT, strict=True)] | None = None
+    """This many rows that hold nothing but their number, `index`, from 0."""
+    grid: Annotated[dict[Text, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] | None = None
+    """Each row is crossed with every combination of these values; the last list varies fastest."""
+    custom_id: Text | None = None
+    """The field that holds the client's id of a row; by default the field `custom_id`, where rows have one."""
+    delimiter: str | None = None
+    """Of a CSV file; by default found from its header line."""
+    format: Literal["csv", "jsonl", "parquet"] | None = None
+    """By default found from the file's name."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        value = "\t" if value in {"\\t", "tab"} else value
+        if value is not None and (len(value) != 1 or value in '"\r\n'):
+            raise ValueError(f"{value!r} cannot separate cells; give one character, such as ';' or '\\t'")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("file", "items", "count") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"has {' and '.join(given)}; give one of file, items and count")
+        if not given and self.grid is None:
+            raise ValueError("names no rows; give one of file, items, count and grid")
+        if self.grid_size > MAX_GRID:
+            raise ValueError(f"the grid has {self.grid_size:,} combinations; at most {MAX_GRID:,} are possible")
+        if self.file is None:
+            for name in ("delimiter", "format"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is for a file, and this source has none")
+        if self.items is None and self.file is None and self.custom_id is not None:
+            raise ValueError("custom_id names a field of the rows, and this source has only numbers")
+        return self
+
+    @property
+    def grid_size(self) -> int:
+        """Items that one row makes."""
+        return math.prod(len(values) for values in (self.grid or {}).values())
+
+
+class JobSpec(BaseModel):
+    """A job as its client wrote it, checked for everything that can be seen without its rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] = "untitled"
+    kind: Literal["text", "echo"] = "text"
+    model: Text = ""
+    engine: Literal["auto", "vllm", "transformers", "echo"] = "auto"
+    source: Source
+    prompt: Text | None = None
+    """A Jinja2 template over the row: the user's message. Or `messages`."""
+    messages: Annotated[tuple[MessageTemplate, ...], Field(min_length=1, max_length=200)] | None = None
+    system: Text | None = None
+    """A template, too: the message before all others."""
+    sampling: Sampling = Sampling()
+    n: Annotated[int, Field(ge=1, le=64, strict=True)] = 1
+    """Results per item."""
+    output_schema: Annotated[JsonSchema | None, Field(alias="schema")] = None
+    """A JSON Schema: each output is an object that satisfies it."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)] = 0
+    priority: Literal["urgent", "normal", "low"] = "normal"
+    deadline: str | None = None
+    """A span from submission, or a moment: see `resolve_deadline`."""
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+    ] = Field(default_factory=dict)
+    keep: tuple[str, ...] | None = None
+    """Fields of the row that a record repeats as `input`; by default the grid's."""
+    max_tokens_field: Text | None = None
+    """The field of a row that bounds that row's outputs, in place of `sampling.max_tokens`."""
+    options: EchoOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_of_kind(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("kind") == "echo":
+            return {"model": "echo", **data}
+        return data
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.model:
+            raise ValueError("model is missing; name one of those that `nightmill models` lists")
+        if self.kind == "echo" and self.model != "echo":
+            raise ValueError(f"model is {self.model!r}, but a job of kind echo runs the model 'echo'; set kind: text")
+        if (self.prompt is None) == (self.messages is None):
+            both = self.prompt is not None
+            raise ValueError(
+                "the job has both prompt and messages; give one of the two"
+                if both
+                else "the job has no prompt; give prompt, or messages"
+            )
+        if self.system is not None and any(message.role == "system" for message in self.messages or ()):
+            raise ValueError("the job has system, and messages has a message of role system; give one of the two")
+        if self.sampling.min_tokens > self.sampling.max_tokens:
+            raise ValueError(
+                f"sampling.min_tokens is {self.sampling.min_tokens}, above max_tokens, {self.sampling.max_tokens}"
+            )
+        if self.options is not None and self.model != "echo":
+            raise ValueError("options are for the model 'echo' alone")
+        return self
+
+    @property
+    def templates(self) -> tuple[Message, ...]:
+        """The messages of an item, as templates."""
+        own = self.messages or (MessageTemplate(role="user", content=self.prompt or ""),)
+        system = () if self.system is None else (Message("system", self.system),)
+        return (*system, *(Message(message.role, message.content) for message in own))
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Fields of a row that its record repeats."""
+        return tuple(self.source.grid or ()) if self.keep is None else self.keep
+
+    def work(self, custom_id: str | None) -> TextWork:
+        """What every shard of the job has in common.
+
+        Args:
+            custom_id: The field that holds the rows' ids, as planning found it.
+        """
+        return TextWork(
+            model=self.model,
+            engine=self.engine,
+            messages=self.templates,
+            sampling=self.sampling.model_dump(mode="json"),
+            seed=self.seed,
+            n=self.n,
+            schema=self.output_schema,
+            grid={name: tuple(values) for name, values in (self.source.grid or {}).items()},
+            custom_id=custom_id,
+            max_tokens_field=self.max_tokens_field,
+            keep=self.kept,
+            options=None if self.options is None else self.options.model_dump(mode="json"),
+        )
+
+    def with_source_file(self, file: str) -> JobSpec:
+        """The same job, reading another file: the uploaded copy of a local one, say."""
+        return self.model_copy(update={"source": self.source.model_copy(update={"file": file})})
+
+    def to_json(self) -> dict[str, Any]:  # any JSON
+        """The job as `parse_job` reads it back, without what was left at its default."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def parse_job(data: object) -> JobSpec:
+    """A job from parsed JSON or YAML.
+
+    Raises:
+        SpecError: it is not a job; the message names the first fields that are wrong, and what would be right.
+    """
+    if not isinstance(data, dict):
+        raise SpecError(f"a job is an object of fields such as name, model, source and prompt, not {json_type(data)}")
+    try:
+        return JobSpec.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, JobSpec) from error
+
+
+def check_static(spec: JobSpec, now: datetime, *, allow_faults: bool = False) -> None:
+    """Check all that can be told without reading the source.
+
+    Templates compile, the model is known, the schema can be enforced, the deadline is ahead, and the echo model's
+    faults are allowed here.
+
+    Raises:
+        SpecError: one of them does not hold.
+    """
+    if spec.options is not None and not allow_faults:
+        raise SpecError(
+            "options: the echo model's faults are switched off; set NIGHTMILL_ALLOW_FAULTS=1 where tests run",
+            param="options",
+        )
+    try:
+        check_model(spec.model, spec.engine)
+    except ModelError as error:
+        raise SpecError(f"model: {error.message}", param="model", code=error.code) from error
+    compile_templates(spec)
+    if spec.output_schema is not None:
+        try:
+            check_schema(spec.output_schema)
+        except SchemaError as error:
+            raise SpecError(f"schema: {error}", param="schema") from error
+    if spec.deadline is not None:
+        resolve_deadline(spec.deadline, now)
+
+
+def compile_templates(spec: JobSpec) -> PromptTemplate:
+    """The job's templates, compiled.
+
+    Raises:
+        SpecError: a template has a syntax error or asks for something that templates cannot do.
+    """
+    for index, message in enumerate(spec.templates):
+        try:
+            PromptTemplate((message,))
+        except PromptError as error:
+            param = template_param(spec, index)
+            place = f", line {error.line} of the template" if error.line else ""
+            raise SpecError(f"{param}{place}: {error.message}", param=param) from error
+    return PromptTemplate(spec.templates)
+
+
+def template_param(spec: JobSpec, index: int) -> str:
+    """Which field of the job the template `index` came from."""
+    if spec.system is not None:
+        if index == 0:
+            return "system"
+        index -= 1
+    return "prompt" if spec.messages is None else f"messages[{index}].content"
