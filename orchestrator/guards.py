@@ -1,0 +1,96 @@
+"""The only place that writes a status: guarded updates, which name the state that they expect.
+
+A write that changes no row is stale: somebody else was first, and the caller stops. A write that the transition
+tables forbid is a bug and raises before it reaches the database.
+
+Order of locks, so that writers wait for each other rather than deadlock: a job's row before its shards, jobs by id,
+shards by number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Connection, case, update
+
+from orchestrator import lifecycle
+from orchestrator.lifecycle import JobStatus, ShardStatus
+from orchestrator.tables import Job, Shard
+
+Values: TypeAlias = Mapping[str, Any]  # column name to anything that SQLAlchemy can bind
+
+
+def move_job(
+    connection: Connection,
+    job_id: str,
+    old: Collection[JobStatus],
+    new: JobStatus,
+    *where: ColumnElement[bool],
+    values: Values | None = None,
+) -> bool:
+    """Take a job from one of `old` to `new`; False where it was in none of them, or `where` did not hold.
+
+    Raises:
+        IllegalTransitionError: the tables do not have this change.
+    """
+    for status in old:
+        lifecycle.check_job(status, new)
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, Job.status.in_([status.value for status in sorted(old)]), *where)
+        .values(status=new.value, generation=Job.generation + 1, **(values or {}))
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def move_shards(
+    connection: Connection,
+    job_id: str,
+    old: Collection[ShardStatus],
+    new: ShardStatus,
+    *where: ColumnElement[bool],
+    values: Values | None = None,
+) -> int:
+    """Take each shard of a job that is in `old`, and for which `where` holds, to `new`; returns how many.
+
+    Raises:
+        IllegalTransitionError: the tables do not have this change.
+    """
+    for status in old:
+        lifecycle.check_shard(status, new)
+    statement = (
+        update(Shard)
+        .where(Shard.job_id == job_id, Shard.status.in_([status.value for status in sorted(old)]), *where)
+        .values(status=new.value, **_released(new), **(values or {}))
+    )
+    return connection.execute(statement).rowcount
+
+
+def close_shards(
+    connection: Connection,
+    job_id: str,
+    old: Collection[ShardStatus],
+    new: ShardStatus,
+    *where: ColumnElement[bool],
+    values: Values | None = None,
+) -> int:
+    """End open shards without a new part: they fall back to the part that they have, and only else become `new`."""
+    for status in old:
+        lifecycle.check_shard(status, new)
+        lifecycle.check_shard(status, ShardStatus.DONE)
+    statement = (
+        update(Shard)
+        .where(Shard.job_id == job_id, Shard.status.in_([status.value for status in sorted(old)]), *where)
+        .values(
+            status=case((Shard.part_key.is_not(None), ShardStatus.DONE.value), else_=new.value),
+            **_released(new),
+            **(values or {}),
+        )
+    )
+    return connection.execute(statement).rowcount
+
+
+def _released(new: ShardStatus) -> dict[str, None]:
+    """Only a running shard is leased."""
+    return {} if new is ShardStatus.RUNNING else {"execution": None}

@@ -1,0 +1,276 @@
+"""What clients do with jobs: create, look at, cancel, pause, resume, retry. Only SQL.
+
+A caller wakes the scheduler afterwards (`workers.broker.Hints.wake`); if that is lost, it looks by itself soon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import orjson
+from sqlalchemy import Connection, Engine, Row, case, delete, insert, null, select
+from sqlalchemy.exc import IntegrityError
+from ulid import ULID
+
+from orchestrator import database, guards
+from orchestrator.deadlines import resolve_deadline
+from orchestrator.lifecycle import JOB_LIVE, JOB_RETRYABLE, JobStatus, ShardStatus
+from orchestrator.spec import JobSpec, parse_job
+from orchestrator.tables import Job, Shard
+from orchestrator.totals import sum_shards
+from orchestrator.views import PRIORITIES, JobView, view_job
+
+MAX_PAGE = 1000
+
+
+class UnknownJobError(Exception):
+    """There is no job of this id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no job {job_id!r}")
+        self.job_id = job_id
+
+
+class ConflictError(Exception):
+    """What was asked does not go together with what is; the message says with what."""
+
+
+class Jobs:
+    """All jobs of one database. `clock` gives seconds since the epoch."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def create(self, spec: JobSpec, *, tenant: str = "default", idempotency_key: str | None = None) -> JobView:
+        """Accept a job; its source is read later, by the scheduler.
+
+        The same key with the same spec gives the job that was made first.
+
+        Raises:
+            ConflictError: the key was used for another spec.
+            SpecError: the deadline is not after now.
+        """
+        now = self._clock()
+        text = orjson.dumps(spec.to_json(), option=orjson.OPT_SORT_KEYS).decode()
+        digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        deadline = None
+        if spec.deadline is not None:
+            deadline = resolve_deadline(spec.deadline, datetime.fromtimestamp(now, UTC)).timestamp()
+        job_id = str(ULID.from_timestamp(now))
+        values = {
+            "id": job_id,
+            "tenant": tenant,
+            "name": spec.name,
+            "kind": spec.kind,
+            "model": spec.model,
+            "engine": spec.engine,
+            "priority": PRIORITIES.index(spec.priority),
+            "spec": text,
+            "spec_digest": digest,
+            "idempotency_key": idempotency_key,
+            "status": JobStatus.VALIDATING.value,
+            "generation": 1,
+            "planner_beat": 0,
+            "items": 0,
+            "shard_count": 0,
+            "created_at": now,
+            "deadline_at": deadline,
+            "manifest_version": 1,
+        }
+        if idempotency_key is not None and (earlier := self._by_key(tenant, idempotency_key, digest)):
+            return earlier
+        try:
+            database.write(self._engine, lambda connection: connection.execute(insert(Job).values(values)))
+        except IntegrityError:
+            # Another request with this key was a moment earlier.
+            if idempotency_key is not None and (earlier := self._by_key(tenant, idempotency_key, digest)):
+                return earlier
+            raise
+        return self.get(job_id)
+
+    def get(self, job_id: str) -> JobView:
+        """A job.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        with database.reading(self._engine) as connection:
+            return _view(connection, job_id)
+
+    def list(self, *, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Sequence[JobView]:
+        """Jobs, the newest first, at most `limit` of them, beginning after the id `after`."""
+        statement = select(*Job.__table__.columns).order_by(Job.id.desc()).limit(min(limit, MAX_PAGE))
+        if status is not None:
+            statement = statement.where(Job.status == status.value)
+        if after is not None:
+            statement = statement.where(Job.id < after)
+        with database.reading(self._engine) as connection:
+            rows = connection.execute(statement).all()
+            live = sum_shards(connection, [row.id for row in rows if row.totals is None])
+        return [view_job(row, live.get(row.id)) for row in rows]
+
+    def spec(self, job_id: str) -> JobSpec:
+        """A job's spec, as it was stored.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        with database.reading(self._engine) as connection:
+            return parse_job(orjson.loads(_row(connection, job_id).spec))
+
+    def cancel(self, job_id: str) -> JobView:
+        """Cancel a job: what is not running is never run, what runs is told to stop, what is finished stays.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+            ConflictError: it has ended in another way.
+        """
+
+        def work(connection: Connection) -> JobView:
+            cancelling = {"outcome": JobStatus.CANCELLED.value}
+            if guards.move_job(connection, job_id, {JobStatus.VALIDATING}, JobStatus.CANCELLING, values=cancelling):
+                # Nothing was promised about items that had only been looked at.
+                connection.execute(delete(Shard).where(Shard.job_id == job_id))
+            elif guards.move_job(connection, job_id, JOB_LIVE, JobStatus.CANCELLING, values=cancelling):
+                waiting = {ShardStatus.QUEUED, ShardStatus.DISPATCHED}
+                values = {"finished_at": self._clock()}
+                guards.close_shards(connection, job_id, waiting, ShardStatus.CANCELLED, values=values)
+            else:
+                _allow(_row(connection, job_id), "cancelled", {JobStatus.CANCELLING, JobStatus.CANCELLED})
+            return _view(connection, job_id)
+
+        return database.write(self._engine, work)
+
+    def pause(self, job_id: str) -> JobView:
+        """Dispatch nothing more of a job. Shards that are on their way or running go on to their end.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+            ConflictError: it is not in progress.
+        """
+
+        def work(connection: Connection) -> JobView:
+            if not guards.move_job(connection, job_id, {JobStatus.IN_PROGRESS}, JobStatus.PAUSED):
+                _allow(_row(connection, job_id), "paused", {JobStatus.PAUSED})
+            return _view(connection, job_id)
+
+        return database.write(self._engine, work)
+
+    def resume(self, job_id: str) -> JobView:
+        """Take a pause back.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+            ConflictError: it is not paused.
+        """
+
+        def work(connection: Connection) -> JobView:
+            if not guards.move_job(connection, job_id, {JobStatus.PAUSED}, JobStatus.IN_PROGRESS):
+                _allow(_row(connection, job_id), "resumed", {JobStatus.IN_PROGRESS})
+            return _view(connection, job_id)
+
+        return database.write(self._engine, work)
+
+    def retry(self, job_id: str) -> JobView:
+        """Run again what failed or expired. Good records are kept: a shard's new part carries them over.
+
+        A deadline that has passed is dropped; a fresh count of failures and losses begins.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+            ConflictError: it has not ended, was cancelled, never started, or has nothing to run again.
+        """
+
+        def work(connection: Connection) -> JobView:
+            now = self._clock()
+            moved = guards.move_job(
+                connection,
+                job_id,
+                JOB_RETRYABLE,
+                JobStatus.IN_PROGRESS,
+                Job.planned_at.is_not(None),
+                values={
+                    "outcome": None,
+                    "error": None,
+                    "finished_at": None,
+                    "totals": None,
+                    "manifest_version": Job.manifest_version + 1,
+                    "deadline_at": case((Job.deadline_at <= now, null()), else_=Job.deadline_at),
+                },
+            )
+            if not moved:
+                row = _row(connection, job_id)
+                if row.status == JobStatus.FAILED and row.planned_at is None:
+                    raise ConflictError(f"job {job_id} could not start: mend what its error says, and submit it again")
+                _allow(row, "retried", ())
+            if _requeue(connection, job_id, now) == 0:
+                raise ConflictError(f"job {job_id} has no failed items: there is nothing to run again")
+            return _view(connection, job_id)
+
+        return database.write(self._engine, work)
+
+    def _by_key(self, tenant: str, key: str, digest: str) -> JobView | None:
+        with database.reading(self._engine) as connection:
+            found = connection.execute(
+                select(Job.id, Job.spec_digest).where(Job.tenant == tenant, Job.idempotency_key == key)
+            ).first()
+            if found is None:
+                return None
+            if found.spec_digest != digest:
+                raise ConflictError(f"the idempotency key {key!r} was used for another job, {found.id}")
+            return _view(connection, found.id)
+
+
+def _requeue(connection: Connection, job_id: str, now: float) -> int:
+    """Queue again each shard that has items to run again; returns how many."""
+    afresh = {"available_at": now, "attempts": 0, "failures": 0, "losses": 0, "error_code": None, "error_message": None}
+    unrun = guards.move_shards(
+        connection,
+        job_id,
+        {ShardStatus.FAILED, ShardStatus.EXPIRED},
+        ShardStatus.QUEUED,
+        values={**afresh, **_NO_FIGURES},
+    )
+    with_failures = guards.move_shards(
+        connection,
+        job_id,
+        {ShardStatus.DONE},
+        ShardStatus.QUEUED,
+        Shard.part_failed > 0,
+        values={**afresh, "carry_from": Shard.part_key, "settled_token": Shard.token},
+    )
+    return unrun + with_failures
+
+
+_NO_FIGURES = {
+    "ok": 0,
+    "failed": 0,
+    "prompt_tokens": 0,
+    "completion_tokens": 0,
+    "load_seconds": 0.0,
+    "read_seconds": 0.0,
+    "generate_seconds": 0.0,
+    "write_seconds": 0.0,
+}
+
+
+def _row(connection: Connection, job_id: str) -> Row:  # type: ignore[type-arg]  # all columns of `jobs`
+    row = connection.execute(select(*Job.__table__.columns).where(Job.id == job_id)).first()
+    if row is None:
+        raise UnknownJobError(job_id)
+    return row
+
+
+def _view(connection: Connection, job_id: str) -> JobView:
+    row = _row(connection, job_id)
+    return view_job(row, sum_shards(connection, [job_id]).get(job_id) if row.totals is None else None)
+
+
+def _allow(row: Row, verb: str, already: Sequence[JobStatus] | frozenset[JobStatus] | set[JobStatus]) -> None:  # type: ignore[type-arg]
+    """Nothing was changed: fine where the job is as asked already, else a conflict."""
+    if row.status not in already:
+        raise ConflictError(f"job {row.id} is {row.status}, and cannot be {verb}")

@@ -1,0 +1,47 @@
+"""What the orchestrator is told by its environment: the worker's settings, and those of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from orchestrator import database
+from workers.settings import Settings as WorkerSettings
+
+
+class Settings(WorkerSettings):
+    """Settings of the API, the scheduler, the control worker and the command line."""
+
+    database_url: str = ""
+    """`sqlite:////path/file.db` or `postgresql://user@host/name`; by default `nightmill.db` in the data directory."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    api_url: str = ""
+    """Where commands find a running service; by default the one that `nightmill up` started."""
+    api_key: str = ""
+    """Sent and asked for as a bearer token. Empty: none is asked for."""
+    dispatch_window: Annotated[int, Field(ge=1, le=10_000)] = 32
+    """Shards of one model that wait in Redis or run at one time."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        if value:
+            try:
+                database.shown(value)
+            except database.DatabaseError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("api_url")
+    @classmethod
+    def _api(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+    @property
+    def sql_url(self) -> str:
+        """URL of the database, the default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'nightmill.db'}"

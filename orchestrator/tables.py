@@ -1,0 +1,180 @@
+"""The tables. Times are seconds since the epoch; JSON is text; an item has no row.
+
+What changes here needs a new revision in `orchestrator/migrations/versions`: a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+ID_LENGTH = 26  # a ULID
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that a later revision can find it on both databases."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "%(table_name)s_%(column_0_N_name)s",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+            "fk": "%(table_name)s_%(column_0_name)s_fkey",
+            "pk": "%(table_name)s_pkey",
+        }
+    )
+    type_annotation_map = {str: Text, int: BigInteger, float: Double}  # noqa: RUF012 - SQLAlchemy's own hook
+
+
+class Job(Base):
+    """A job. Its status is written by `orchestrator.guards` alone."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("tenant", "idempotency_key"),
+        # The dispatcher's order; also serves every look for jobs of one status.
+        Index("jobs_dispatch_order", "status", "priority", "deadline_at", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
+    tenant: Mapped[str]
+    name: Mapped[str]
+    kind: Mapped[str]
+    model: Mapped[str]
+    engine: Mapped[str]
+    priority: Mapped[int] = mapped_column(Integer)
+    """0 urgent, 1 normal, 2 low."""
+    spec: Mapped[str]
+    """The JobSpec as JSON."""
+    spec_digest: Mapped[str]
+    """`sha256:` and the digest of `spec`."""
+    idempotency_key: Mapped[str | None]
+
+    status: Mapped[str]
+    outcome: Mapped[str | None]
+    """While finalizing or cancelling: the terminal status that it is on its way to."""
+    generation: Mapped[int]
+    """Grows with every change of status: what a slow writer names, so that it cannot freeze a job that went on."""
+    error: Mapped[str | None]
+    """JSON {code, message, param, line}."""
+
+    planner: Mapped[str | None]
+    """Who reads the source while validating; `planner_beat` grows as long as it is alive."""
+    planner_beat: Mapped[int]
+    work: Mapped[str | None]
+    """workers.contracts.TextWork as JSON, once planned."""
+    items: Mapped[int]
+    shard_count: Mapped[int]
+
+    created_at: Mapped[float]
+    planned_at: Mapped[float | None]
+    """When its shards were all committed: before that, none can be taken."""
+    deadline_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+
+    manifest_version: Mapped[int]
+    """Grows with every retry."""
+    totals: Mapped[str | None]
+    """Frozen by the finaliser: orchestrator.totals.Totals as JSON."""
+
+
+class Shard(Base):
+    """A contiguous run of items. Its status is written by `orchestrator.guards` alone."""
+
+    __tablename__ = "shards"
+    __table_args__ = (
+        UniqueConstraint("job_id", "first"),
+        Index("shards_by_status", "status", "job_id", "number"),
+        CheckConstraint("(status = 'running') = (execution IS NOT NULL)", name="lease"),
+        CheckConstraint("status <> 'done' OR part_key IS NOT NULL", name="part"),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    first: Mapped[int]
+    count: Mapped[int]
+    source: Mapped[str]
+    """workers.contracts.SourceRange as JSON."""
+
+    status: Mapped[str]
+    token: Mapped[int] = mapped_column(Integer)
+    """Fencing token: grows with every dispatch."""
+    available_at: Mapped[float]
+    """Not dispatched before this, by the scheduler's own clock, which alone compares it."""
+    attempts: Mapped[int] = mapped_column(Integer)
+    """Executions that were granted the shard."""
+    failures: Mapped[int] = mapped_column(Integer)
+    losses: Mapped[int] = mapped_column(Integer)
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    carry_from: Mapped[str | None]
+    """Key of the part whose good records the next execution carries over (a retry of failed items)."""
+    settled_token: Mapped[int] = mapped_column(Integer)
+    """Parts of attempts up to this one have been judged: a retry wants a newer part."""
+
+    execution: Mapped[str | None]
+    """Who holds the lease, while running."""
+    worker: Mapped[str | None]
+    sequence: Mapped[int]
+    """Highest report of this execution that was applied. That it grows is what keeps the lease."""
+    phase: Mapped[str | None]
+    started_at: Mapped[float | None]
+    """When its first execution was granted."""
+    finished_at: Mapped[float | None]
+
+    # Live, of the execution that runs or ran last. Each report overwrites them.
+    ok: Mapped[int]
+    failed: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    load_seconds: Mapped[float]
+    read_seconds: Mapped[float]
+    generate_seconds: Mapped[float]
+    write_seconds: Mapped[float]
+
+    # Of the winning part. A retry leaves them until another part takes its place.
+    part_key: Mapped[str | None]
+    part_bytes: Mapped[int | None]
+    part_sha256: Mapped[str | None]
+    part_ok: Mapped[int | None]
+    part_failed: Mapped[int | None]
+    part_prompt_tokens: Mapped[int | None]
+    part_completion_tokens: Mapped[int | None]
+
+
+class Execution(Base):
+    """The history of a shard: each execution that was granted it. Its part's key follows from this row."""
+
+    __tablename__ = "executions"
+    __table_args__ = (Index("executions_by_shard", "job_id", "shard"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    shard: Mapped[int] = mapped_column(Integer)
+    token: Mapped[int] = mapped_column(Integer)
+    worker: Mapped[str]
+    granted_at: Mapped[float]
+    ended_at: Mapped[float | None]
+    ending: Mapped[str | None]
+    """finished, lost, handed_back, stopped, or the code of its failure."""
+
+
+class Probe(Base):
+    """How far the reports queue has been drained: the highest probe of each reaper that came through it."""
+
+    __tablename__ = "probes"
+
+    reaper: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int]
+    applied_at: Mapped[float]

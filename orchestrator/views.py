@@ -1,0 +1,111 @@
+"""How a job looks from outside: one class for the API, the command line and tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import orjson
+from sqlalchemy import Row
+
+from models.spec import Usage
+from orchestrator.lifecycle import JobStatus
+from orchestrator.totals import ItemCounts, JobTimings, Totals
+
+PRIORITIES = ("urgent", "normal", "low")
+"""By their number in SQL."""
+
+
+class JobError(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Why a job could not start, or could not go on."""
+
+    code: str
+    message: str
+    param: str | None = None
+    file: str | None = None
+    line: int | None = None
+
+    def encoded(self) -> str:
+        """As it stands in SQL."""
+        return msgspec.json.encode(self).decode()
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A job at one moment. Times are seconds since the epoch; figures of a job that ended are frozen."""
+
+    id: str
+    name: str
+    kind: str
+    model: str
+    engine: str
+    status: JobStatus
+    priority: str
+    created_at: float
+    planned_at: float | None
+    """When its source had been read and its shards could be taken."""
+    started_at: float | None
+    """When a worker first started one of them."""
+    finished_at: float | None
+    deadline_at: float | None
+    items: int
+    """Of a job that is still validating: those found so far."""
+    shard_count: int
+    shards: dict[str, int]
+    """Shards by status."""
+    phase: str | None
+    """What its running shards do: loading, reading, generating or writing."""
+    counts: ItemCounts
+    usage: Usage
+    timings: JobTimings
+    losses: int
+    """Times that a shard lost its worker."""
+    failures: int
+    """Times that a shard's engine failed."""
+    error: JobError | None
+    metadata: dict[str, str]
+    manifest_version: int
+    generation: int
+    """Grows with every change of status."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more happens unless somebody asks for a retry."""
+        return self.finished_at is not None
+
+    def to_json(self) -> dict[str, Any]:  # JSON
+        """As the API and `--json` show it."""
+        shown: dict[str, Any] = msgspec.to_builtins(self)
+        return shown
+
+
+def view_job(row: Row, live: Totals | None) -> JobView:  # type: ignore[type-arg]  # a row of `jobs`, all columns
+    """The view of a row; `live` is the sum over its shards, for a job whose totals are not frozen."""
+    totals = live or Totals() if row.totals is None else msgspec.json.decode(row.totals, type=Totals)
+    spec = orjson.loads(row.spec)
+    return JobView(
+        id=row.id,
+        name=row.name,
+        kind=row.kind,
+        model=row.model,
+        engine=row.engine,
+        status=JobStatus(row.status),
+        priority=PRIORITIES[row.priority],
+        created_at=row.created_at,
+        planned_at=row.planned_at,
+        started_at=totals.started_at,
+        finished_at=row.finished_at,
+        deadline_at=row.deadline_at,
+        items=row.items if row.planned_at is not None else totals.items,
+        shard_count=row.shard_count if row.planned_at is not None else sum(totals.shards.values()),
+        shards=totals.shards,
+        phase=totals.phase,
+        counts=totals.counts,
+        usage=totals.usage,
+        timings=totals.timings(row.created_at, row.finished_at),
+        losses=totals.losses,
+        failures=totals.failures,
+        error=None if row.error is None else msgspec.json.decode(row.error, type=JobError),
+        metadata=spec.get("metadata", {}),
+        manifest_version=row.manifest_version,
+        generation=row.generation,
+    )
