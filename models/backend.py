@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from models.spec import ModelInfo, TextRequest, TextResult
@@ -23,7 +23,7 @@ class Backend(Protocol):
         """
         ...
 
-    def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[Sequence[TextResult]]:
+    def generate(self, requests: Sequence[TextRequest]) -> AsyncGenerator[Sequence[TextResult], None]:
         """Answer every request once, in groups as they become ready, in any order.
 
         A request that cannot be answered (too long for the context, say) yields a result with an error. Closing the

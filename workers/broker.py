@@ -78,7 +78,9 @@ def make_celery(redis_url: str, *, name: str = "nightmill") -> Celery:
 
 def connect_redis(redis_url: str) -> redis.Redis:
     """A client for the hints that do not go through Celery."""
-    return redis.Redis.from_url(redis_url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30)
+    return redis.Redis.from_url(
+        redis_url, decode_responses=True, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30
+    )
 
 
 def without_password(url: str) -> str:
@@ -173,7 +175,7 @@ class Hints:
             return {}
         with broker_errors(self._url):
             reasons = self._redis.mget([JOB_STOP_KEY.format(job=job) for job in jobs])
-        return {job: reason.decode() for job, reason in zip(jobs, reasons, strict=True) if reason is not None}
+        return {job: str(reason) for job, reason in zip(jobs, reasons, strict=True) if reason is not None}
 
     def wake(self) -> None:
         """Tell the scheduler that there may be something to do."""

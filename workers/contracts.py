@@ -118,6 +118,8 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     work: TextWork
     earlier: tuple[str, ...] = ()
     """Keys of parts that earlier executions may have left: looked for before generation starts."""
+    carry_from: str | None = None
+    """Key of a part whose ok records are kept: only its failed items are generated again."""
     version: int = WIRE_VERSION
 
 

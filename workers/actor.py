@@ -1,0 +1,150 @@
+"""The Ray actor that holds one model. A shell: what it does to a shard is `workers.execute`.
+
+Nothing crosses to it or back but JSON text and plain numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+
+from models import catalog
+from models.backend import Backend
+from models.errors import FailureKind, ModelError
+from models.spec import ModelInfo
+from workers.contracts import Failure, ShardTask, decode
+from workers.execute import Execution, Outcome
+from workers.store import ChangedObjectError, StoreError, open_store
+
+logger = logging.getLogger(__name__)
+WATCH_SECONDS = 1.0
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """What a worker tells its actor at every beat: executions that were granted, and those to stop, with the reason."""
+
+    granted: tuple[str, ...] = ()
+    stops: dict[str, str] = {}
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """How loading a model ended: with the model, or with the reason why not."""
+
+    info: ModelInfo | None = None
+    failure: Failure | None = None
+
+
+class ModelActor:
+    """One model in one process, running many shards side by side.
+
+    Args:
+        store_url: the object store.
+        cache_dir: where weights that were converted are kept.
+        lease_seconds: without a beat of its worker for this long, it stops all shards: nobody waits for them.
+    """
+
+    def __init__(self, store_url: str, cache_dir: str, lease_seconds: float) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._store = open_store(store_url)
+        self._cache_dir = Path(cache_dir)
+        self._lease_seconds = lease_seconds
+        self._backend: Backend | None = None
+        self._info: ModelInfo | None = None
+        self._executions: dict[str, Execution] = {}
+        self._tasks: dict[str, asyncio.Task[Outcome]] = {}
+        self._stops: dict[str, str] = {}
+        self._heard = time.monotonic()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def prewarm(self, module: str) -> None:
+        """Import an engine ahead of its first model, which is most of the time that loading takes."""
+        await asyncio.to_thread(lambda: importlib.import_module(module).prewarm())
+
+    async def load(self, model: str, engine: str) -> str:
+        """Load a model; returns how that ended, `Loaded`, as JSON."""
+        try:
+            self._backend = catalog.open_backend(model, engine=engine, cache_dir=self._cache_dir)
+            self._info = await self._backend.load()
+        except ModelError as error:
+            return _json(Loaded(failure=Failure(error.kind, error.code, error.message)))
+        self._watch = asyncio.get_running_loop().create_task(self._watch_caller())
+        return _json(Loaded(info=self._info))
+
+    async def run(self, task: str, execution: str) -> str:
+        """Run a shard; returns its Outcome as JSON."""
+        if self._backend is None or self._info is None:
+            raise RuntimeError("load a model first")
+        self._heard = time.monotonic()
+        run = Execution(decode(task, ShardTask), execution, self._store)
+        self._executions[execution] = run
+        work = asyncio.get_running_loop().create_task(self._outcome(run, self._backend, self._info))
+        self._tasks[execution] = work
+        try:
+            return _json(await work)
+        except asyncio.CancelledError:
+            if execution not in self._stops:
+                raise
+            return _json(Outcome(progress=run.progress(), stopped=self._stops[execution]))
+        finally:
+            del self._tasks[execution], self._executions[execution]
+            self._stops.pop(execution, None)
+
+    async def exchange(self, message: str) -> str:
+        """One beat: take grants and stops; returns the progress of every execution as JSON."""
+        self._heard = time.monotonic()
+        told = msgspec.json.decode(message, type=Exchange)
+        for execution in told.granted:
+            if execution in self._executions:
+                self._executions[execution].granted.set()
+        for execution, reason in told.stops.items():
+            self._stop(execution, reason)
+        return _json({execution: run.progress() for execution, run in self._executions.items()})
+
+    async def close(self) -> None:
+        """Stop everything, and end the engine with its processes."""
+        if self._watch is not None:
+            self._watch.cancel()
+        for execution in list(self._tasks):
+            self._stop(execution, "the model is being unloaded")
+        if self._backend is not None:
+            await self._backend.close()
+
+    def _stop(self, execution: str, reason: str) -> None:
+        task = self._tasks.get(execution)
+        if task is not None and execution not in self._stops:
+            self._stops[execution] = reason
+            task.cancel()
+
+    async def _outcome(self, run: Execution, backend: Backend, info: ModelInfo) -> Outcome:
+        failure: Failure
+        try:
+            part = await run.run(backend, info)
+        except ModelError as error:
+            failure = Failure(error.kind, error.code, error.message)
+        except ChangedObjectError as error:
+            failure = Failure(FailureKind.MODEL, "source_changed", str(error))
+        except StoreError as error:
+            failure = Failure(FailureKind.PLATFORM, "store_error", str(error))
+        except Exception as error:
+            # A defect of ours must cost this shard its bounded tries, not every shard of the actor its process.
+            logger.exception("shard %s/%s", run.task.job, run.task.shard)
+            failure = Failure(FailureKind.ENGINE, "internal_error", f"{type(error).__name__}: {error}")
+        else:
+            return Outcome(progress=run.progress(), part=part)
+        return Outcome(progress=run.progress(), failure=failure)
+
+    async def _watch_caller(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if time.monotonic() - self._heard > self._lease_seconds:
+                for execution in list(self._tasks):
+                    self._stop(execution, "its worker no longer asks for it")
+
+
+def _json(message: object) -> str:
+    return msgspec.json.encode(message).decode()

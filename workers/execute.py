@@ -1,0 +1,119 @@
+"""Run one shard: read its rows, render, generate, and leave one immutable part. Plain asyncio: no Celery, no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Literal
+
+import msgspec
+
+from models.backend import Backend
+from models.spec import ModelInfo, Usage
+from workers.contracts import Counts, Failure, Part, ShardTask, Timings, part_key
+from workers.items import ShardItems
+from workers.records import BrokenPartError, describe_part, earlier_records, read_part
+from workers.sources import read_rows
+from workers.store import MissingObjectError, ObjectStore
+
+Phase = Literal["loading", "reading", "generating", "writing"]
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far an execution is."""
+
+    phase: Phase = "loading"
+    counts: Counts = Counts()
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How an execution ended: with a part, with a failure, or because it was told to stop."""
+
+    progress: Progress
+    part: Part | None = None
+    failure: Failure | None = None
+    stopped: str | None = None
+
+
+class Execution:
+    """One run of one attempt at a shard.
+
+    It generates at once, but writes its part only after `granted` is set: by then the orchestrator has said that this
+    execution owns the shard.
+    """
+
+    def __init__(
+        self, task: ShardTask, execution: str, store: ObjectStore, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.task = task
+        self.key = part_key(task.job, task.shard, task.token, execution)
+        self.granted = asyncio.Event()
+        self._store = store
+        self._clock = clock
+        self._phase: Phase = "loading"
+        self._entered = clock()
+        self._seconds: dict[Phase, float] = {}
+        self._items: ShardItems | None = None
+
+    def progress(self) -> Progress:
+        """How far it is now."""
+        seconds = dict(self._seconds)
+        seconds[self._phase] = seconds.get(self._phase, 0.0) + self._clock() - self._entered
+        return Progress(
+            phase=self._phase,
+            counts=Counts() if self._items is None else self._items.counts,
+            usage=Usage() if self._items is None else self._items.usage,
+            timings=Timings(
+                load=seconds.get("loading", 0.0),
+                read=seconds.get("reading", 0.0),
+                generate=seconds.get("generating", 0.0),
+                write=seconds.get("writing", 0.0),
+            ),
+        )
+
+    async def run(self, backend: Backend, info: ModelInfo) -> Part:
+        """Do the shard, and return the part that it left.
+
+        Raises:
+            StoreError: the store failed.
+            ModelError: the engine failed.
+        """
+        self._enter("reading")
+        adopted = await asyncio.to_thread(self._earlier_part)
+        if adopted is not None:
+            return adopted
+        items = self._items = await asyncio.to_thread(self._read, info)
+        self._enter("generating")
+        async with aclosing(backend.generate(items.requests)) as groups:
+            async for group in groups:
+                for result in group:
+                    items.settle(result)
+        self._enter("writing")
+        data = items.join()
+        await self.granted.wait()
+        await asyncio.to_thread(self._store.put, self.key, data, content_type="application/jsonl")
+        return describe_part(self.key, data, items.counts, items.usage)
+
+    def _enter(self, phase: Phase) -> None:
+        now = self._clock()
+        self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._entered
+        self._phase, self._entered = phase, now
+
+    def _earlier_part(self) -> Part | None:
+        for key in self.task.earlier:
+            try:
+                data = self._store.get(key)
+                return read_part(key, data, first=self.task.first, count=self.task.count)
+            except (MissingObjectError, BrokenPartError):
+                # The usual case: that execution died before it wrote.
+                continue
+        return None
+
+    def _read(self, info: ModelInfo) -> ShardItems:
+        carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
+        earlier = {} if carried is None else earlier_records(carried)
+        return ShardItems(self.task, info, read_rows(self.task.source, self._store), earlier)

@@ -1,0 +1,118 @@
+"""The record that every item ends with, and the part that holds a shard's records.
+
+A part is JSON lines, one record an item, in item order. Its shape is the results' shape that users see, so that a
+finished job needs no copy: its result file is its parts, read one after the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from models.spec import FinishReason, ItemError, Output, Reproducible, Usage
+from workers.contracts import Counts, Part, Row
+
+SCHEMA_VERSION = 1
+Status = Literal["ok", "failed", "cancelled", "expired"]
+
+
+class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """One item's end. Fields that do not apply are left out of the JSON."""
+
+    index: int
+    custom_id: str | UnsetType = UNSET
+    status: Status
+    output: str | dict[str, Any] | UnsetType = UNSET  # with a schema, the object itself: any JSON
+    outputs: tuple[Output, ...] | UnsetType = UNSET
+    finish_reason: FinishReason | UnsetType = UNSET
+    error: ItemError | UnsetType = UNSET
+    usage: Usage | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    model_revision: str | UnsetType = UNSET
+    seed: int | UnsetType = UNSET
+    reproducible: Reproducible | UnsetType = UNSET
+    input: Row | UnsetType = UNSET
+    attempts: int = 1
+    schema_version: int = SCHEMA_VERSION
+
+
+class _Outline(msgspec.Struct):
+    """As much of a record as it takes to check and count a part."""
+
+    index: int
+    status: Status
+    attempts: int = 1
+    usage: Usage = Usage()
+
+
+class BrokenPartError(Exception):
+    """A part is not whole: it lacks an item, has one twice, or holds a line that is no record."""
+
+
+_encoder = msgspec.json.Encoder()
+_outlines = msgspec.json.Decoder(_Outline)
+
+
+def encode_record(record: Record) -> bytes:
+    """A record as one line of JSON, without its newline."""
+    return _encoder.encode(record)
+
+
+def item_seed(seed: int, index: int, attempt: int = 1) -> int:
+    """The 63-bit seed of an item: a digest of the job's seed and the item's index, whatever the sharding.
+
+    A later attempt gets another seed, or an item that failed by chance of its seed would fail again.
+    """
+    text = f"{seed}/{index}" if attempt == 1 else f"{seed}/{index}/{attempt}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def read_part(key: str, data: bytes, *, first: int, count: int) -> Part:
+    """Check a part whole, and describe it.
+
+    Raises:
+        BrokenPartError: it does not hold exactly one record for each item `first` to `first + count`.
+    """
+    ok = 0
+    prompt_tokens = completion_tokens = 0
+    expected = first
+    for line in data.splitlines():
+        try:
+            outline = _outlines.decode(line)
+        except msgspec.MsgspecError as error:
+            raise BrokenPartError(f"{key}: line {expected - first + 1} is not a record: {error}") from error
+        if outline.index != expected:
+            raise BrokenPartError(f"{key}: item {outline.index} stands where item {expected} should be")
+        expected += 1
+        ok += outline.status == "ok"
+        prompt_tokens += outline.usage.prompt_tokens
+        completion_tokens += outline.usage.completion_tokens
+    if expected != first + count or not data.endswith(b"\n"):
+        raise BrokenPartError(f"{key}: holds {expected - first} of {count} records")
+    return describe_part(key, data, Counts(ok, count - ok), Usage(prompt_tokens, completion_tokens))
+
+
+def describe_part(key: str, data: bytes, counts: Counts, usage: Usage) -> Part:
+    """What is reported of a part that was just made."""
+    return Part(key=key, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), counts=counts, usage=usage)
+
+
+class EarlierRecord(msgspec.Struct, frozen=True):
+    """A record of an earlier attempt: how it ended, and its line as it was."""
+
+    ok: bool
+    attempts: int
+    line: bytes
+    usage: Usage
+
+
+def earlier_records(data: bytes) -> dict[int, EarlierRecord]:
+    """The records of a part by item index."""
+    records = {}
+    for line in data.splitlines():
+        outline = _outlines.decode(line)
+        records[outline.index] = EarlierRecord(outline.status == "ok", outline.attempts, line, outline.usage)
+    return records

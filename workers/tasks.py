@@ -1,0 +1,197 @@
+"""The generation worker: a Celery worker whose tasks are shells around calls to Ray actors.
+
+Run as `python -m workers.tasks`. It connects to Ray by address and never starts a Ray of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import ray
+from celery import Celery, signals
+
+from models import catalog
+from models.errors import FailureKind, ModelError
+from workers.broker import Hints, Publisher, make_celery
+from workers.contracts import GENERATE_QUEUE, RUN_SHARD_TASK, ContractError, Failure, ShardTask, Timings, decode
+from workers.execute import Outcome, Progress
+from workers.leases import Lease, LeaseKeeper
+from workers.pool import ActorLostError, ActorPool, NoLongerWantedError
+from workers.ray_actors import RayStarter
+from workers.settings import Settings, SettingsError, load_settings
+
+logger = logging.getLogger(__name__)
+FLUSH_SECONDS = 5.0
+"""How long a worker that was told to stop waits for its last reports to be acknowledged."""
+
+
+def run_shard(task: ShardTask, keeper: LeaseKeeper, pool: ActorPool, clock: Callable[[], float]) -> None:
+    """One execution, from its lease to its last report."""
+    lease = keeper.open(task)
+    if lease is None:
+        logger.info("shard %s/%s attempt %s came twice; it runs already", task.job, task.shard, task.token)
+        return
+    picked_up = clock()
+    loaded = picked_up
+    try:
+        engine = catalog.choose_engine(task.work.model, task.work.engine)
+        with pool.lend(task.work.model, engine, wanted=lambda: lease.stopped is None) as actor:
+            loaded = clock()
+            keeper.hurry()
+            outcome = actor.run(task, lease.execution)
+    except NoLongerWantedError:
+        lease.hand_back(lease.progress)
+    except ActorLostError as error:
+        lease.fail(Failure(FailureKind.ENGINE, "actor_lost", str(error)), lease.progress)
+    except ModelError as error:
+        lease.fail(Failure(error.kind, error.code, error.message), lease.progress)
+    else:
+        _end(lease, outcome, waited=loaded - picked_up)
+
+
+def _end(lease: Lease, outcome: Outcome, *, waited: float) -> None:
+    progress = outcome.progress
+    timings = progress.timings
+    progress = Progress(
+        progress.phase,
+        progress.counts,
+        progress.usage,
+        Timings(timings.load + waited, timings.read, timings.generate, timings.write),
+    )
+    if outcome.part is not None:
+        lease.finish(outcome.part, progress)
+    elif outcome.failure is not None:
+        lease.fail(outcome.failure, progress)
+    else:
+        lease.hand_back(progress)
+
+
+class GenerationWorker:
+    """Everything that one worker process holds, and its life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._publisher = Publisher(settings.redis_url)
+        self._hints = Hints(settings.redis_url)
+        self._pool = self._start_pool()
+        self._keeper = LeaseKeeper(
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            reports=self._publisher,
+            answers=self._hints,
+            exchange=self._pool.exchange,
+            lease_seconds=settings.lease_seconds,
+            clock=time.monotonic,
+        )
+        self._stopping = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="leases", daemon=True)
+
+    def celery(self) -> Celery:
+        """The Celery app with this worker's task."""
+        app = make_celery(self._settings.redis_url, name="nightmill-worker")
+
+        @app.task(name=RUN_SHARD_TASK, ignore_result=True)  # type: ignore[untyped-decorator] # celery has no types
+        def task(text: str) -> None:
+            try:
+                shard = decode(text, ShardTask)
+            except ContractError as error:
+                # It stays dispatched in SQL, and is offered again: to a worker that can read it, one hopes.
+                logger.warning("a shard was not taken: %s", error)
+                return
+            if not self._stopping.is_set():
+                run_shard(shard, self._keeper, self._pool, time.monotonic)
+
+        return app
+
+    def run(self) -> None:
+        """Work until told to stop, then hand back what is in flight."""
+        app = self.celery()
+        signals.worker_shutting_down.connect(self._stop, weak=False)
+        self._heart.start()
+        try:
+            app.worker_main(
+                [
+                    "worker",
+                    "--pool=threads",
+                    f"--concurrency={self._settings.shards_at_once}",
+                    f"--queues={GENERATE_QUEUE}",
+                    f"--hostname=generate-{os.getpid()}@%h",
+                    "--without-gossip",
+                    "--without-mingle",
+                    "--without-heartbeat",
+                    "--loglevel=WARNING",
+                ]
+            )
+        finally:
+            self._stop()
+            self._flush()
+            self._pool.close()
+            self._publisher.close()
+            self._hints.close()
+            ray.shutdown()
+
+    def _start_pool(self) -> ActorPool:
+        ray.init(
+            address=self._settings.ray_address,
+            namespace="nightmill",
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            configure_logging=False,
+        )
+        gpus = int(_node_resources().get("GPU", 0))
+        starter = RayStarter(self._settings, gpus=gpus)
+        spare = None
+        if "vllm" in catalog.installed_engines():
+            spare = starter.start(needs_place=True)
+            spare.prewarm("models.backends.vllm")
+        return ActorPool(
+            starter,
+            places=gpus or 1,
+            cores=os.cpu_count() or 1,
+            needs_place=catalog.needs_place,
+            clock=time.monotonic,
+            spare=spare,
+        )
+
+    def _beat(self) -> None:
+        while True:
+            self._keeper.wait()
+            self._keeper.beat()
+
+    def _stop(self, **_: object) -> None:
+        self._stopping.set()
+        self._keeper.stop_all("its worker is stopping")
+
+    def _flush(self) -> None:
+        deadline = time.monotonic() + FLUSH_SECONDS
+        while not self._keeper.idle and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _node_resources() -> dict[str, float]:
+    here = ray.get_runtime_context().get_node_id()
+    for node in ray.nodes():
+        if node["NodeID"] == here:
+            return dict(node["Resources"])
+    return {}
+
+
+def main() -> None:
+    """Entry point of the generation worker."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load_settings(Settings)
+    except SettingsError as error:
+        sys.exit(f"nightmill worker: {error}")
+    if not settings.ray_address:
+        sys.exit("nightmill worker: NIGHTMILL_RAY_ADDRESS is not set; workers connect to Ray and never start one")
+    GenerationWorker(settings).run()
+
+
+if __name__ == "__main__":
+    main()
