@@ -1,0 +1,216 @@
+"""Which model is loaded, who gets it, and who has to make room."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+
+from models.errors import FailureKind, ModelError
+from models.spec import ModelInfo
+from workers.contracts import ShardTask
+from workers.execute import Outcome, Progress
+from workers.pool import ActorLostError, ActorPool, NoLongerWantedError
+
+
+class FakeActor:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.model = ""
+        self.ended = False
+
+    def load(self, model: str, engine: str) -> ModelInfo:
+        self.world.loads.append(model)
+        self.world.while_loading()
+        if model in self.world.broken:
+            raise ModelError(FailureKind.MODEL, "model_missing", f"{model} is not there")
+        self.model = model
+        return ModelInfo(
+            model=model, revision="-", engine=engine, context_length=1, reproducible="exact", shards_in_flight=2
+        )
+
+    def run(self, task: ShardTask, execution: str) -> Outcome:
+        raise AssertionError("the pool runs nothing by itself")
+
+    def exchange(self, granted: Sequence[str], stops: Mapping[str, str]) -> Mapping[str, Progress]:
+        if self.ended:
+            raise ActorLostError("dead")
+        return {f"{self.model}-execution": Progress()}
+
+    def end(self) -> None:
+        self.ended = True
+        self.world.ended.append(self.model)
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.loads: list[str] = []
+        self.ended: list[str] = []
+        self.broken: set[str] = set()
+        self.while_loading: Callable[[], None] = lambda: None
+
+    def start(self, *, needs_place: bool) -> FakeActor:
+        return FakeActor(self)
+
+    def pool(self, places: int = 1, spare: FakeActor | None = None) -> ActorPool:
+        return ActorPool(
+            self,
+            places=places,
+            needs_place=lambda name: name != "echo",
+            clock=lambda: self.now,
+            patience=30.0,
+            spare=spare,
+        )
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_model_is_loaded_once_and_stays(world: World) -> None:
+    pool = world.pool()
+    for _ in range(3):
+        with pool.lend("a", "vllm"):
+            pass
+    assert world.loads == ["a"]
+    assert [info.model for info in pool.loaded()] == ["a"]
+
+
+def test_the_idle_model_that_was_used_least_recently_makes_room(world: World) -> None:
+    pool = world.pool(places=2)
+    for world.now, model in enumerate(["a", "b", "a", "c"]):
+        with pool.lend(model, "vllm"):
+            pass
+    assert world.loads == ["a", "b", "c"]
+    assert world.ended == ["b"]
+
+
+def test_a_model_that_needs_no_place_makes_nobody_leave(world: World) -> None:
+    pool = world.pool(places=1)
+    with pool.lend("a", "vllm"), pool.lend("echo", "echo"):
+        assert world.ended == []
+
+
+def test_a_second_actor_is_added_where_the_first_is_full_and_there_is_a_place(world: World) -> None:
+    pool = world.pool(places=2)
+    with pool.lend("a", "vllm") as first, pool.lend("a", "vllm") as second, pool.lend("a", "vllm") as third:
+        assert first is second
+        assert third is not first
+    assert world.loads == ["a", "a"]
+
+
+def test_the_spare_actor_takes_the_first_model_that_needs_a_place(world: World) -> None:
+    spare = FakeActor(world)
+    pool = world.pool(spare=spare)
+    with pool.lend("echo", "echo") as actor:
+        assert actor is not spare
+    with pool.lend("a", "vllm") as actor:
+        assert actor is spare
+
+
+def test_an_actor_that_died_is_replaced(world: World) -> None:
+    pool = world.pool()
+    with pytest.raises(ActorLostError), pool.lend("a", "vllm"):
+        raise ActorLostError("killed")
+    with pool.lend("a", "vllm"):
+        pass
+    assert world.loads == ["a", "a"]
+    assert world.ended == ["a"]
+
+
+def test_a_model_that_cannot_be_loaded_leaves_its_place_free(world: World) -> None:
+    pool = world.pool()
+    world.broken = {"a"}
+    with pytest.raises(ModelError, match="a is not there"), pool.lend("a", "vllm"):
+        pass
+    with pool.lend("b", "vllm"):
+        pass
+    assert [info.model for info in pool.loaded()] == ["b"]
+
+
+def test_those_who_waited_for_a_load_that_failed_are_told_without_another_try(world: World) -> None:
+    pool = world.pool()
+    world.broken = {"a"}
+    errors: list[ModelError] = []
+    loading, waiting = threading.Event(), threading.Event()
+
+    def lend(wanted: Callable[[], bool]) -> None:
+        try:
+            with pool.lend("a", "vllm", wanted=wanted):
+                pass
+        except ModelError as error:
+            errors.append(error)
+
+    def slow_load() -> None:
+        loading.set()
+        assert waiting.wait(10)
+
+    def seen() -> bool:
+        waiting.set()  # called while the second thread holds the pool: from here on it waits for the load
+        return True
+
+    world.while_loading = slow_load
+    first = threading.Thread(target=lend, args=(lambda: True,))
+    first.start()
+    assert loading.wait(10)
+    second = threading.Thread(target=lend, args=(seen,))
+    second.start()
+    first.join(10)
+    second.join(10)
+    assert len(errors) == 2
+    assert world.loads == ["a"]
+
+
+def test_whoever_no_longer_wants_a_model_does_not_wait_for_it(world: World) -> None:
+    pool = world.pool()
+    with pool.lend("a", "vllm"), pytest.raises(NoLongerWantedError), pool.lend("b", "vllm", wanted=lambda: False):
+        pass
+
+
+def test_a_model_in_steady_use_makes_room_after_a_while(world: World) -> None:
+    pool = world.pool()
+    got: list[str] = []
+    asked = threading.Event()
+
+    def wanted() -> bool:
+        if world.now > 0:
+            return True
+        asked.set()
+        return True
+
+    def want_b() -> None:
+        with pool.lend("b", "vllm", wanted=wanted):
+            got.append("b")
+
+    with pool.lend("a", "vllm"):
+        other = threading.Thread(target=want_b)
+        other.start()
+        assert asked.wait(10)
+        with pool.lend("a", "vllm"):
+            assert got == []  # within patience, the loaded model goes on
+        world.now = 31.0
+        third = threading.Thread(target=lambda: pool.lend("a", "vllm").__enter__())
+        third.start()
+    other.join(10)
+    assert got == ["b"]
+    third.join(10)
+    assert world.loads == ["a", "b", "a"]
+
+
+def test_one_beat_asks_every_loaded_actor(world: World) -> None:
+    pool = world.pool()
+    with pool.lend("a", "vllm"), pool.lend("echo", "echo"):
+        assert set(pool.exchange((), {})) == {"a-execution", "echo-execution"}
+
+
+def test_closing_ends_every_actor_and_turns_callers_away(world: World) -> None:
+    pool = world.pool(spare=FakeActor(world))
+    with pool.lend("echo", "echo"):
+        pass
+    pool.close()
+    assert len(world.ended) == 2
+    with pytest.raises(ActorLostError, match="stopping"), pool.lend("a", "vllm"):
+        pass
