@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
     shards_at_once: Annotated[int, Field(ge=1, le=256)] = 8
     """Shards that one generation worker runs side by side."""
+    prewarm: bool = True
+    """Import the text engine when the worker starts, so that its first model loads sooner."""
     allow_faults: bool = False
     """Let jobs tell the `echo` model to fail, crash and hang. For tests."""
 

@@ -146,7 +146,7 @@ class GenerationWorker:
         gpus = int(_node_resources().get("GPU", 0))
         starter = RayStarter(self._settings, gpus=gpus)
         spare = None
-        if "vllm" in catalog.installed_engines():
+        if self._settings.prewarm and "vllm" in catalog.installed_engines():
             spare = starter.start(needs_place=True)
             spare.prewarm("models.backends.vllm")
         return ActorPool(
