@@ -14,7 +14,8 @@ from orchestrator.spec_error import SpecError
 from workers.store import UPLOAD_SCHEME
 
 MAX_BYTES = 16 << 20
-_Json: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None  # any JSON value
+MAX_FIELDS = 100_000
+"""Lines are kept for so many fields: aliases can make more of them than a file has bytes."""
 _Path: TypeAlias = tuple[str | int, ...]
 
 
@@ -57,14 +58,15 @@ def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     data, lines = _parse(text, shown)
     if data is None:
         raise SpecError("the job file is empty; it needs at least model, source and prompt", file=shown)
+    overridden: dict[_Path, str] = {}
     if isinstance(data, dict):
         for override in overrides:
-            _apply(data, lines, override)
+            overridden[_apply(data, override)] = override
         data.setdefault("name", file.stem)
     try:
         spec = parse_job(data)
     except SpecError as error:
-        raise _located(error, lines, shown) from error
+        raise _located(error, lines, overridden, shown) from error
     source = spec.source.file
     if source is None or "://" in source:
         return spec
@@ -96,7 +98,11 @@ def _read(file: Path, shown: str) -> str:
 
 
 def _parse(text: str, shown: str) -> tuple[Any, dict[_Path, int]]:  # Any: whatever the YAML holds
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SpecError(f"holds the control character {error.character!r}", file=shown, line=line) from error
     try:
         node = loader.get_single_node()
         lines: dict[_Path, int] = {}
@@ -116,6 +122,8 @@ def _parse(text: str, shown: str) -> tuple[Any, dict[_Path, int]]:  # Any: whate
 
 
 def _walk(node: yaml.Node, path: _Path, lines: dict[_Path, int], shown: str) -> None:
+    if len(lines) > MAX_FIELDS:
+        return
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
@@ -132,7 +140,7 @@ def _walk(node: yaml.Node, path: _Path, lines: dict[_Path, int], shown: str) -> 
             _walk(value, (*path, index), lines, shown)
 
 
-def _apply(data: dict[str, Any], lines: dict[_Path, int], override: str) -> None:
+def _apply(data: dict[str, Any], override: str) -> _Path:
     key, equals, text = override.partition("=")
     steps = tuple(key.strip().split("."))
     if not equals or not all(steps):
@@ -148,13 +156,14 @@ def _apply(data: dict[str, Any], lines: dict[_Path, int], override: str) -> None
             raise SpecError(f"--set {override}: {'.'.join(steps[:depth])} is not an object")
         place = inner
     place[steps[-1]] = value
-    # What an override set has no line in the file.
-    for known in [known for known in lines if known[: len(steps)] == steps]:
-        del lines[known]
+    return steps
 
 
-def _located(error: SpecError, lines: dict[_Path, int], shown: str) -> SpecError:
+def _located(error: SpecError, lines: dict[_Path, int], overridden: dict[_Path, str], shown: str) -> SpecError:
     path: _Path = tuple(int(step) if step.isdigit() else step for step in re.findall(r"[^.\[\]]+", error.param or ""))
-    while path and path not in lines:
-        path = path[:-1]
-    return error.at(file=shown, line=lines.get(path) if path else None)
+    for depth in range(len(path), 0, -1):
+        if path[:depth] in overridden:
+            return error.at(file=f"--set {overridden[path[:depth]]}")
+        if path[:depth] in lines:
+            return error.at(file=shown, line=lines[path[:depth]])
+    return error.at(file=shown)

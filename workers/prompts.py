@@ -18,7 +18,17 @@ MAX_SOURCE = 256 << 10
 """Characters of a template."""
 _ROW = "row"
 # What an expression over JSON values can raise, beside Jinja2's own errors.
-_FAULTS = (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError, MemoryError)
+_FAULTS = (
+    TemplateError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _Renderer: TypeAlias = Callable[[Row], str]
 
 
@@ -206,7 +216,9 @@ def _compile(environment: PromptEnvironment, message: Message, part: int) -> _Pa
         simple = _as_plain(tree, found)
         if simple is not None:
             pieces, names, lines = simple
-            return _Plain(message.role, part, pieces, names, lines) if names else _Literal(message.role, part, pieces[0])
+            return (
+                _Plain(message.role, part, pieces, names, lines) if names else _Literal(message.role, part, pieces[0])
+            )
         fields = (frozenset(found) - set(environment.globals)) | _row_fields(tree, found)
         expressions = sum(1 for _ in tree.find_all(nodes.Expr))
         tree = Rewriter().visit(tree)
@@ -215,7 +227,7 @@ def _compile(environment: PromptEnvironment, message: Message, part: int) -> _Pa
         raise PromptError(_syntax_text(error, source), line=error.lineno, part=part) from error
     except (RecursionError, MemoryError, SyntaxError, ValueError) as error:
         # Python compiles what Jinja2 generates: an absurdly nested template fails there.
-        raise PromptError("the template is nested too deeply", part=part) from error
+        raise PromptError("the template is nested too deeply, or holds too large a number", part=part) from error
     return _Full(message.role, part, template, fields, expressions)
 
 
@@ -242,7 +254,11 @@ def _as_plain(tree: nodes.Template, undeclared: set[str]) -> tuple[list[str], li
                 pieces[-1] += node.data
                 continue
             name = node.name if isinstance(node, nodes.Name) else _row_field(node)
-            if name is None or name in {_ROW, "range", "namespace", "loop"} or (name not in undeclared and not _row_field(node)):
+            if (
+                name is None
+                or name in {_ROW, "range", "namespace", "loop"}
+                or (name not in undeclared and not _row_field(node))
+            ):
                 return None
             names.append(name)
             lines.append(node.lineno)
