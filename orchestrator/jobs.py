@@ -17,6 +17,7 @@ from ulid import ULID
 
 from orchestrator import database, guards
 from orchestrator.deadlines import resolve_deadline
+from orchestrator.endings import NO_FIGURES
 from orchestrator.lifecycle import JOB_LIVE, JOB_RETRYABLE, JobStatus, ShardStatus
 from orchestrator.spec import JobSpec, parse_job
 from orchestrator.tables import Job, Shard
@@ -233,7 +234,7 @@ def _requeue(connection: Connection, job_id: str, now: float) -> int:
         job_id,
         {ShardStatus.FAILED, ShardStatus.EXPIRED},
         ShardStatus.QUEUED,
-        values={**afresh, **_NO_FIGURES},
+        values={**afresh, **NO_FIGURES},
     )
     with_failures = guards.move_shards(
         connection,
@@ -244,18 +245,6 @@ def _requeue(connection: Connection, job_id: str, now: float) -> int:
         values={**afresh, "carry_from": Shard.part_key, "settled_token": Shard.token},
     )
     return unrun + with_failures
-
-
-_NO_FIGURES = {
-    "ok": 0,
-    "failed": 0,
-    "prompt_tokens": 0,
-    "completion_tokens": 0,
-    "load_seconds": 0.0,
-    "read_seconds": 0.0,
-    "generate_seconds": 0.0,
-    "write_seconds": 0.0,
-}
 
 
 def _row(connection: Connection, job_id: str) -> Row:  # type: ignore[type-arg]  # all columns of `jobs`

@@ -111,7 +111,7 @@ class Shard(Base):
     token: Mapped[int] = mapped_column(Integer)
     """Fencing token: grows with every dispatch."""
     available_at: Mapped[float]
-    """Not dispatched before this, by the scheduler's own clock, which alone compares it."""
+    """Not dispatched before this. Hosts whose clocks differ stretch or shorten a backoff by that, and nothing else."""
     attempts: Mapped[int] = mapped_column(Integer)
     """Executions that were granted the shard."""
     failures: Mapped[int] = mapped_column(Integer)

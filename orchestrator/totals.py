@@ -64,6 +64,10 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generate: float = 0.0
     write: float = 0.0
 
+    def encoded(self) -> str:
+        """As it stands in SQL."""
+        return msgspec.json.encode(self).decode()
+
     def timings(self, created_at: float, finished_at: float | None) -> JobTimings:
         """The timings, of a job created and finished at these times (seconds since the epoch)."""
         return JobTimings(

@@ -1,0 +1,289 @@
+"""How an execution of a shard ends, as writes: finished, failed, given back. Called inside a transaction.
+
+Whoever calls has locked the job's row and then the shard's, so that what it judged by still holds.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+
+from models.errors import FailureKind
+from orchestrator import guards, lifecycle
+from orchestrator.lifecycle import JOB_LIVE, MAX_ATTEMPTS, SHARD_OPEN, JobStatus, ShardStatus, Verdict
+from orchestrator.tables import Execution, Job, Shard
+from orchestrator.views import JobError
+from workers.contracts import Failure, Part, ShardReport, Timings
+
+HAND_BACK_SECONDS = 1.0
+"""Pause before a shard that was handed back is offered again, so that a worker that takes nothing does not spin."""
+
+NO_FIGURES: dict[str, Any] = {  # column values
+    "ok": 0,
+    "failed": 0,
+    "prompt_tokens": 0,
+    "completion_tokens": 0,
+    "load_seconds": 0.0,
+    "read_seconds": 0.0,
+    "generate_seconds": 0.0,
+    "write_seconds": 0.0,
+    "phase": None,
+}
+"""Live figures of a shard that starts from nothing again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """What a judgement about a shard needs to know of it."""
+
+    job: str
+    job_status: JobStatus
+    number: int
+    count: int
+    status: ShardStatus
+    token: int
+    settled_token: int
+    execution: str | None
+    sequence: int
+    attempts: int
+    failures: int
+    losses: int
+    part_key: str | None
+
+
+def lock_jobs(connection: Connection, job_ids: list[str], *, to_write: bool) -> dict[str, JobStatus]:
+    """Statuses of jobs, which now stay as they are until the end of the transaction. Unknown ones are left out."""
+    statement = (
+        select(Job.id, Job.status).where(Job.id.in_(job_ids)).order_by(Job.id).with_for_update(read=not to_write)
+    )
+    return {row.id: JobStatus(row.status) for row in connection.execute(statement)}
+
+
+def lock_shard(connection: Connection, job_id: str, job_status: JobStatus, number: int) -> ShardState | None:
+    """A shard, which now stays as it is until the end of the transaction; None where there is none."""
+    row = connection.execute(
+        select(
+            Shard.count.label("items"),  # a row has a method `count`
+            Shard.status,
+            Shard.token,
+            Shard.settled_token,
+            Shard.execution,
+            Shard.sequence,
+            Shard.attempts,
+            Shard.failures,
+            Shard.losses,
+            Shard.part_key,
+        )
+        .where(Shard.job_id == job_id, Shard.number == number)
+        .with_for_update()
+    ).first()
+    if row is None:
+        return None
+    return ShardState(
+        job=job_id,
+        job_status=job_status,
+        number=number,
+        count=row.items,
+        status=ShardStatus(row.status),
+        token=row.token,
+        settled_token=row.settled_token,
+        execution=row.execution,
+        sequence=row.sequence,
+        attempts=row.attempts,
+        failures=row.failures,
+        losses=row.losses,
+        part_key=row.part_key,
+    )
+
+
+def figures(report: ShardReport) -> dict[str, Any]:
+    """The live figures of a report as column values."""
+    return {
+        "ok": report.counts.ok,
+        "failed": report.counts.failed,
+        "prompt_tokens": report.usage.prompt_tokens,
+        "completion_tokens": report.usage.completion_tokens,
+        **timing_values(report.timings),
+        "phase": report.phase,
+    }
+
+
+def timing_values(timings: Timings) -> dict[str, float]:
+    """Timings as column values."""
+    return {
+        "load_seconds": timings.load,
+        "read_seconds": timings.read,
+        "generate_seconds": timings.generate,
+        "write_seconds": timings.write,
+    }
+
+
+def grant(connection: Connection, shard: ShardState, report: ShardReport, now: float) -> bool:
+    """Give a dispatched shard to the execution that reports; False where another was first."""
+    moved = guards.move_shards(
+        connection,
+        shard.job,
+        {ShardStatus.DISPATCHED},
+        ShardStatus.RUNNING,
+        *_this(shard),
+        Shard.execution.is_(None),
+        values={
+            "execution": report.execution,
+            "worker": report.worker,
+            "attempts": Shard.attempts + 1,
+            "sequence": report.sequence,
+            "started_at": func.coalesce(Shard.started_at, now),  # the first start stays
+            **figures(report),
+        },
+    )
+    if moved == 1:
+        _remember(connection, report, now)
+    return moved == 1
+
+
+def renew(connection: Connection, shard: ShardState, report: ShardReport) -> bool:
+    """Note an execution's progress; False where it no longer owns the shard, or has said more since."""
+    statement = (
+        update(Shard)
+        .where(Shard.job_id == shard.job, Shard.execution == report.execution, *_this(shard))
+        .where(Shard.sequence < report.sequence)
+        .values(sequence=report.sequence, **figures(report))
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def finish(connection: Connection, shard: ShardState, part: Part, values: dict[str, Any], now: float) -> bool:
+    """Make a part the shard's winning one; False where the shard is no longer as it was judged."""
+    moved = guards.move_shards(
+        connection,
+        shard.job,
+        {shard.status},
+        ShardStatus.DONE,
+        *_this(shard),
+        values={
+            **values,
+            "ok": part.counts.ok,
+            "failed": part.counts.failed,
+            "prompt_tokens": part.usage.prompt_tokens,
+            "completion_tokens": part.usage.completion_tokens,
+            "phase": None,
+            "started_at": func.coalesce(Shard.started_at, now),
+            "finished_at": now,
+            "error_code": None,
+            "error_message": None,
+            "carry_from": None,
+            "part_key": part.key,
+            "part_bytes": part.bytes,
+            "part_sha256": part.sha256,
+            "part_ok": part.counts.ok,
+            "part_failed": part.counts.failed,
+            "part_prompt_tokens": part.usage.prompt_tokens,
+            "part_completion_tokens": part.usage.completion_tokens,
+        },
+    )
+    return moved == 1
+
+
+def fail(connection: Connection, shard: ShardState, failure: Failure, now: float, chance: random.Random) -> bool:
+    """End a running execution that failed or was lost, as its kind of failure demands; False where it had ended."""
+    if shard.job_status is JobStatus.CANCELLING:
+        return _close(connection, shard, ShardStatus.CANCELLED, now, {})
+    decision = lifecycle.decide(
+        failure.kind, failures=shard.failures, losses=shard.losses, attempts=shard.attempts, chance=chance
+    )
+    said = {
+        "failures": decision.failures,
+        "losses": decision.losses,
+        "error_code": failure.code,
+        "error_message": failure.message,
+    }
+    match decision.verdict:
+        case Verdict.AGAIN:
+            return _queue(connection, shard, now + decision.delay_seconds, said)
+        case Verdict.GIVE_UP:
+            return _close(connection, shard, ShardStatus.FAILED, now, said)
+        case Verdict.FAIL_JOB:
+            if not _close(connection, shard, ShardStatus.FAILED, now, said):
+                return False
+            fail_job(connection, shard.job, failure, now)
+            return True
+
+
+def fail_job(connection: Connection, job_id: str, failure: Failure, now: float) -> bool:
+    """End a job that cannot go on: its open shards fail with the same error, finished results stay."""
+    error = JobError(code=failure.code, message=failure.message)
+    moved = guards.move_job(
+        connection,
+        job_id,
+        JOB_LIVE,
+        JobStatus.FINALIZING,
+        values={"outcome": JobStatus.FAILED.value, "error": error.encoded()},
+    )
+    if moved:
+        values = {"finished_at": now, "error_code": failure.code, "error_message": failure.message, **NO_FIGURES}
+        guards.close_shards(connection, job_id, SHARD_OPEN, ShardStatus.FAILED, values=values)
+    return moved
+
+
+def hand_back(connection: Connection, shard: ShardState, now: float) -> bool:
+    """Take back a shard that its worker does not want to finish; False where it had ended."""
+    if shard.job_status is JobStatus.CANCELLING:
+        return _close(connection, shard, ShardStatus.CANCELLED, now, {})
+    if shard.attempts >= MAX_ATTEMPTS:
+        said = {"error_code": "attempts_exhausted", "error_message": f"workers took it {shard.attempts} times, in vain"}
+        return _close(connection, shard, ShardStatus.FAILED, now, said)
+    return _queue(connection, shard, now + HAND_BACK_SECONDS, {})
+
+
+def end_execution(connection: Connection, report: ShardReport, ending: str, now: float) -> None:
+    """Write down how an execution ended; one that was never granted gets its first line here."""
+    ended = update(Execution).where(Execution.id == report.execution).values(ended_at=now, ending=ending)
+    if connection.execute(ended).rowcount == 0:
+        _remember(connection, report, now)
+        connection.execute(ended)
+
+
+def lost(shard: ShardState, seconds: float) -> Failure:
+    """The failure of a shard whose worker was not heard of for a whole lease."""
+    return Failure(
+        FailureKind.PLATFORM, "worker_lost", f"its worker was not heard of for {seconds:g} s (attempt {shard.token})"
+    )
+
+
+def _queue(connection: Connection, shard: ShardState, available_at: float, values: dict[str, Any]) -> bool:
+    values = {"available_at": available_at, "worker": None, **NO_FIGURES, **values}
+    return (
+        guards.move_shards(
+            connection, shard.job, {ShardStatus.RUNNING}, ShardStatus.QUEUED, *_lease(shard), values=values
+        )
+        == 1
+    )
+
+
+def _close(connection: Connection, shard: ShardState, new: ShardStatus, now: float, values: dict[str, Any]) -> bool:
+    values = {"finished_at": now, **NO_FIGURES, **values}
+    return guards.close_shards(connection, shard.job, {ShardStatus.RUNNING}, new, *_lease(shard), values=values) == 1
+
+
+def _this(shard: ShardState) -> tuple[ColumnElement[bool], ...]:
+    return Shard.number == shard.number, Shard.token == shard.token
+
+
+def _lease(shard: ShardState) -> tuple[ColumnElement[bool], ...]:
+    return *_this(shard), Shard.execution == shard.execution, Shard.sequence == shard.sequence
+
+
+def _remember(connection: Connection, report: ShardReport, now: float) -> None:
+    connection.execute(
+        insert(Execution).values(
+            id=report.execution,
+            job_id=report.job,
+            shard=report.shard,
+            token=report.token,
+            worker=report.worker,
+            granted_at=now,
+        )
+    )
