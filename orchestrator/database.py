@@ -21,7 +21,7 @@ from alembic.util import CommandError
 from filelock import FileLock
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def check(engine: Engine) -> None:
         with reading(engine) as connection:
             connection.execute(text("SELECT count(*) FROM alembic_version"))
     except DBAPIError as error:
-        raise DatabaseError(f"the database {where} cannot be used: {_first_line(error)}") from error
+        raise DatabaseError(f"the database {where} cannot be used: {first_line(error)}") from error
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def migrate(url: str) -> None:
                 _upgrade(connection)
     except DBAPIError as error:
         where = parsed.render_as_string(hide_password=True)
-        raise DatabaseError(f"the database {where} cannot be used: {_first_line(error)}") from error
+        raise DatabaseError(f"the database {where} cannot be used: {first_line(error)}") from error
     except CommandError as error:
         where = parsed.render_as_string(hide_password=True)
         raise DatabaseError(f"the schema of {where} is not one that this version knows: {error}") from error
@@ -190,5 +190,14 @@ def _asks_for_retry(error: DBAPIError) -> bool:
     return isinstance(error.orig, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected)
 
 
-def _first_line(error: DBAPIError) -> str:
+def is_passing(error: DBAPIError) -> bool:
+    """Whether the error may go by itself: the connection was lost, or the server is busy, starting or ending.
+
+    On the way there SQLAlchemy drops broken connections from its pool, so the next try gets a fresh one.
+    """
+    return error.connection_invalidated or isinstance(error, OperationalError)
+
+
+def first_line(error: DBAPIError) -> str:
+    """What the driver says, in one line and without the statement."""
     return str(error.orig).strip().split("\n", 1)[0]

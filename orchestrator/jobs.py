@@ -43,7 +43,7 @@ class Jobs:
     """All jobs of one database. `clock` gives seconds since the epoch."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
-        self._engine = engine
+        self.engine = engine
         self._clock = clock
 
     def create(self, spec: JobSpec, *, tenant: str = "default", idempotency_key: str | None = None) -> JobView:
@@ -85,7 +85,7 @@ class Jobs:
         if idempotency_key is not None and (earlier := self._by_key(tenant, idempotency_key, digest)):
             return earlier
         try:
-            database.write(self._engine, lambda connection: connection.execute(insert(Job).values(values)))
+            database.write(self.engine, lambda connection: connection.execute(insert(Job).values(values)))
         except IntegrityError:
             # Another request with this key was a moment earlier.
             if idempotency_key is not None and (earlier := self._by_key(tenant, idempotency_key, digest)):
@@ -99,7 +99,7 @@ class Jobs:
         Raises:
             UnknownJobError: there is none of this id.
         """
-        with database.reading(self._engine) as connection:
+        with database.reading(self.engine) as connection:
             return _view(connection, job_id)
 
     def list(self, *, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Sequence[JobView]:
@@ -109,7 +109,7 @@ class Jobs:
             statement = statement.where(Job.status == status.value)
         if after is not None:
             statement = statement.where(Job.id < after)
-        with database.reading(self._engine) as connection:
+        with database.reading(self.engine) as connection:
             rows = connection.execute(statement).all()
             live = sum_shards(connection, [row.id for row in rows if row.totals is None])
         return [view_job(row, live.get(row.id)) for row in rows]
@@ -120,7 +120,7 @@ class Jobs:
         Raises:
             UnknownJobError: there is none of this id.
         """
-        with database.reading(self._engine) as connection:
+        with database.reading(self.engine) as connection:
             return parse_job(orjson.loads(_row(connection, job_id).spec))
 
     def cancel(self, job_id: str) -> JobView:
@@ -144,7 +144,7 @@ class Jobs:
                 _allow(_row(connection, job_id), "cancelled", {JobStatus.CANCELLING, JobStatus.CANCELLED})
             return _view(connection, job_id)
 
-        return database.write(self._engine, work)
+        return database.write(self.engine, work)
 
     def pause(self, job_id: str) -> JobView:
         """Dispatch nothing more of a job. Shards that are on their way or running go on to their end.
@@ -159,7 +159,7 @@ class Jobs:
                 _allow(_row(connection, job_id), "paused", {JobStatus.PAUSED})
             return _view(connection, job_id)
 
-        return database.write(self._engine, work)
+        return database.write(self.engine, work)
 
     def resume(self, job_id: str) -> JobView:
         """Take a pause back.
@@ -174,7 +174,7 @@ class Jobs:
                 _allow(_row(connection, job_id), "resumed", {JobStatus.IN_PROGRESS})
             return _view(connection, job_id)
 
-        return database.write(self._engine, work)
+        return database.write(self.engine, work)
 
     def retry(self, job_id: str) -> JobView:
         """Run again what failed or expired. Good records are kept: a shard's new part carries them over.
@@ -212,10 +212,10 @@ class Jobs:
                 raise ConflictError(f"job {job_id} has no failed items: there is nothing to run again")
             return _view(connection, job_id)
 
-        return database.write(self._engine, work)
+        return database.write(self.engine, work)
 
     def _by_key(self, tenant: str, key: str, digest: str) -> JobView | None:
-        with database.reading(self._engine) as connection:
+        with database.reading(self.engine) as connection:
             found = connection.execute(
                 select(Job.id, Job.spec_digest).where(Job.tenant == tenant, Job.idempotency_key == key)
             ).first()

@@ -1,0 +1,102 @@
+"""`manifest.json`: the versioned list of a job's winning parts, and of the items that were never run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+import orjson
+from sqlalchemy import Connection, Engine, Row, Select, select
+
+from orchestrator import database
+from orchestrator.tables import Job, Shard
+from orchestrator.totals import Totals, sum_shards
+from orchestrator.views import JobView, view_job
+from workers.store import ObjectStore
+
+MANIFEST_SCHEMA = 1
+PAGE = 1000
+MEMORY_BYTES = 8 << 20
+
+
+def manifest_key(job_id: str) -> str:
+    """Where a job's manifest lies in the store."""
+    return f"jobs/{job_id}/manifest.json"
+
+
+def write_manifest(engine: Engine, store: ObjectStore, job_id: str) -> Totals:
+    """Write the manifest of a job whose shards have all ended, in constant memory; the totals that it states."""
+    with database.reading(engine) as connection:
+        row = connection.execute(select(*Job.__table__.columns).where(Job.id == job_id)).one()
+        totals = sum_shards(connection, [job_id]).get(job_id, Totals())
+    with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as file:
+        _write(file, engine, row, view_job(row, totals))
+        file.seek(0)
+        store.put_stream(manifest_key(job_id), file, content_type="application/json")
+    return totals
+
+
+def shard_page(connection: Connection, job_id: str, after: int) -> list[Row]:  # type: ignore[type-arg]
+    """The next rows of a job's shards by number, all columns, those above `after`."""
+    return list(connection.execute(shards_after(job_id, after)).all())
+
+
+def shards_after(job_id: str, after: int) -> Select[Any]:
+    """All columns of the shards whose number is above `after`, a page of them."""
+    return (
+        select(*Shard.__table__.columns)
+        .where(Shard.job_id == job_id, Shard.number > after)
+        .order_by(Shard.number)
+        .limit(PAGE)
+    )
+
+
+def _write(file: IO[bytes], engine: Engine, row: Row, view: JobView) -> None:  # type: ignore[type-arg]
+    head = {
+        "manifest": MANIFEST_SCHEMA,
+        "version": row.manifest_version,
+        "job": row.id,
+        "name": row.name,
+        "kind": row.kind,
+        "model": row.model,
+        "spec": row.spec_digest,
+        "outcome": row.outcome or "completed",
+        "error": None if row.error is None else orjson.loads(row.error),
+        "items": view.items,
+        "counts": view.to_json()["counts"],
+        "usage": view.to_json()["usage"],
+        "created_at": row.created_at,
+    }
+    # The list is written entry by entry: it may have more of them than fit in memory at once.
+    file.write(orjson.dumps(head)[:-1] + b',"shards":[\n')
+    for number, entry in enumerate(_entries(engine, row.id)):
+        file.write((b",\n" if number else b"") + orjson.dumps(entry))
+    file.write(b"\n]}\n")
+
+
+def _entries(engine: Engine, job_id: str) -> Iterator[dict[str, Any]]:  # JSON
+    after = -1
+    while True:
+        with database.reading(engine) as connection:
+            rows = shard_page(connection, job_id, after)
+        if not rows:
+            return
+        for row in rows:
+            shard = row._mapping
+            entry = {"shard": shard["number"], "first": shard["first"], "count": shard["count"]}
+            if shard["part_key"] is not None:
+                entry |= {
+                    "status": "done",
+                    "key": shard["part_key"],
+                    "bytes": shard["part_bytes"],
+                    "sha256": shard["part_sha256"],
+                    "ok": shard["part_ok"],
+                    "failed": shard["part_failed"],
+                }
+            else:
+                entry |= {"status": shard["status"]}
+                if shard["error_code"] is not None:
+                    entry |= {"error": {"code": shard["error_code"], "message": shard["error_message"]}}
+            yield entry
+        after = rows[-1].number
