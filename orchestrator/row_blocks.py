@@ -38,6 +38,15 @@ class Block(msgspec.Struct, frozen=True):
     """Where each row ends: bytes from the file's start, or rows from its row group's."""
     lines: list[int] | range
     """The line on which each row begins, from 1; of Parquet, the number of the row."""
+    start: int
+    """Where the first row begins, in the unit of `ends`."""
+    sizes: _Offsets
+    """Bytes of each row, about."""
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest row."""
+        return int(self.sizes.max())
 
 
 class CsvHeader(msgspec.Struct, frozen=True):
@@ -77,7 +86,7 @@ def line_blocks(source: SourceFile) -> Iterator[Block]:
             kind = found.get(type(rows[place]), "a number")
             raise _wrong(f'holds {kind}; each line must be an object, such as {{"name": "…"}}', source, numbers[place])
         if rows:
-            yield Block(rows, ends, numbers)
+            yield Block(rows, ends, numbers, offset, np.diff(ends, prepend=offset))
 
 
 def csv_header(source: SourceFile) -> CsvHeader:
@@ -134,7 +143,8 @@ def csv_blocks(source: SourceFile, header: CsvHeader) -> Iterator[Block]:
         if full:
             rows = [dict(zip(header.columns, records[place][0], strict=True)) for place in full]
             numbers = [line - 1 + starts[place] for place in full]
-            yield Block(rows, ends[[records[place][1] - 1 for place in full]], numbers)
+            ends = ends[[records[place][1] - 1 for place in full]]
+            yield Block(rows, ends, numbers, offset, np.diff(ends, prepend=offset))
         line += read
 
 
@@ -160,8 +170,13 @@ def group_blocks(source: SourceFile, file: pq.ParquetFile, group: int, first: in
             return
         if rows:
             ends = np.arange(done + 1, done + len(rows) + 1, dtype=np.int64)
-            yield Block(rows, ends, range(first + done + 1, first + done + len(rows) + 1))
+            sizes = np.fromiter(map(_length, rows), np.int64, len(rows))
+            yield Block(rows, ends, range(first + done + 1, first + done + len(rows) + 1), done, sizes)
         done += len(rows)
+
+
+def _length(row: Row) -> int:
+    return sum(len(value) if type(value) is str else len(str(value)) for value in row.values())
 
 
 def _whole_lines(source: SourceFile, start: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -1,0 +1,349 @@
+"""Planning: a job's source is read once, each row is checked, and shards are cut as the rows go by.
+
+Memory does not grow with the source. Rows are found again by byte range (CSV, JSON lines) or by row group (Parquet).
+What cannot be cut so is first copied into Nightmill's own store in a form that can: compressed files, rows that stand
+in the job itself, and Parquet files whose row groups are too large to be read once for every shard.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, cast
+
+import msgspec
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.spec import Message
+from orchestrator.row_blocks import Block, csv_blocks, csv_header, group_blocks, line_blocks
+from orchestrator.row_checks import RowChecks
+from orchestrator.shard_cuts import Cutter, PlannedShard, shard_size
+from orchestrator.source_files import ChunkReader, SourceFile, Staging, check_start, open_local, stage
+from orchestrator.spec import JobSpec, compile_templates
+from orchestrator.spec_error import SpecError
+from workers.contracts import ByteRange, CountRange, Row, RowGroupRange
+from workers.sources import RangedFile, open_parquet, parquet_columns
+from workers.store import StoreError
+from workers.store_folder import FolderStore
+
+__all__ = ["PlanSummary", "PlannedShard", "Staging", "default_shard_size", "plan", "plan_here"]
+
+TEXT_SHARD = 32
+ECHO_SHARD = 5000
+SHARD_BATCH = 500
+"""Shards that are handed over at once."""
+MAX_ITEMS = 1_000_000_000
+MAX_SHARDS = 5_000_000
+MAX_GROUP_BYTES = 8 << 20
+"""Uncompressed bytes of a Parquet row group that a shard may read for its rows' sake."""
+OnShards = Callable[[list[PlannedShard]], None]
+
+
+class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source holds, and what a job makes of it."""
+
+    items: int
+    rows: int
+    shards: int
+    items_per_shard: int
+    bytes: int
+    """Size of the source, uncompressed."""
+    columns: tuple[str, ...]
+    """Names of the rows' fields: of CSV and Parquet all of them, of JSON those of the first rows."""
+    fields: tuple[str, ...]
+    """Fields that the templates name."""
+    custom_id: str | None
+    """The field that holds the rows' ids, where they have one."""
+    samples: tuple[tuple[Message, ...], ...]
+    """The first prompts, rendered."""
+
+
+def default_shard_size(spec: JobSpec) -> int:
+    """Items of a full shard, where nothing is known of the model's speed."""
+    return ECHO_SHARD if spec.model == "echo" else TEXT_SHARD
+
+
+def plan(
+    spec: JobSpec,
+    source: SourceFile | None,
+    staging: Staging,
+    *,
+    on_shards: OnShards,
+    items_per_shard: int | None = None,
+    samples: int = 3,
+) -> PlanSummary:
+    """Read a job's source once, check every row, and give its shards as they are found.
+
+    Args:
+        spec: The job, as `check_static` has seen it.
+        source: Its file, from `open_source` or `open_local`; None where it has none.
+        staging: Where the job's own copies of its input may go. They are the caller's to delete if planning fails.
+        on_shards: Called with some hundred shards at a time, in order. If planning fails later, they are void.
+        items_per_shard: Items of a full shard; by default `default_shard_size`.
+        samples: How many rendered prompts to give.
+
+    Raises:
+        SpecError: the source does not fit the job; the message names file, line and field.
+        StoreError: the store failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="nightmill-plan-") as scratch:
+        run = _Planning(spec, source, staging, items_per_shard or default_shard_size(spec), Path(scratch), samples)
+        batch: list[PlannedShard] = []
+        shards = 0
+        for shard in run.shards():
+            batch.append(shard)
+            shards += 1
+            if len(batch) == SHARD_BATCH:
+                if shards > MAX_SHARDS:
+                    raise SpecError(f"the job would make over {MAX_SHARDS:,} shards; divide it into several")
+                on_shards(batch)
+                batch = []
+        if batch:
+            on_shards(batch)
+        return run.summary(shards)
+
+
+def plan_here(spec: JobSpec, *, items_per_shard: int | None = None, samples: int = 3) -> PlanSummary:
+    """Plan a job whose source is a local file, or none, without a stack; nothing is kept.
+
+    Raises:
+        SpecError: as `plan`.
+    """
+    with tempfile.TemporaryDirectory(prefix="nightmill-plan-") as folder:
+        staging = Staging(FolderStore(folder), "input")
+        try:
+            return plan(
+                spec,
+                open_local(spec),
+                staging,
+                on_shards=lambda _shards: None,
+                items_per_shard=items_per_shard,
+                samples=samples,
+            )
+        except StoreError as error:
+            raise SpecError(str(error), param="source.file", code="invalid_source") from error
+
+
+class _Planning:
+    """One reading of one source."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        source: SourceFile | None,
+        staging: Staging,
+        items_per_shard: int,
+        scratch: Path,
+        samples: int,
+    ) -> None:
+        self._spec = spec
+        self._source = source
+        self._staging = staging
+        self._size = items_per_shard
+        self._rows = 0
+        self._bytes = 0
+        template = compile_templates(spec)
+        self._template = template
+        unit = "line"
+        if source is None:
+            unit = "item" if spec.source.items is not None else "row"
+        elif source.format == "parquet":
+            unit = "row"
+        self._checks = RowChecks(
+            spec,
+            template,
+            name=None if source is None else source.name,
+            unit=unit,
+            scratch=scratch,
+            samples=samples,
+        )
+
+    def shards(self) -> Iterator[PlannedShard]:
+        """The job's shards; every row has been checked once the last of them is there."""
+        source = self._source
+        if source is None:
+            if self._spec.source.items is None:
+                yield from self._count_shards()
+                return
+            source = self._staged_items(self._spec.source.items)
+        if source.compression is not None:
+            source = stage(source, self._staging)
+        if source.format == "csv":
+            yield from self._csv_shards(source)
+        elif source.format == "jsonl":
+            yield from self._line_shards(source)
+        else:
+            yield from self._parquet_shards(source)
+
+    def summary(self, shards: int) -> PlanSummary:
+        """What was found."""
+        grid = self._spec.source.grid_size
+        return PlanSummary(
+            items=self._rows * grid,
+            rows=self._rows,
+            shards=shards,
+            items_per_shard=self._size,
+            bytes=self._bytes,
+            columns=tuple(self._checks.fields),
+            fields=tuple(sorted(self._template.fields)),
+            custom_id=self._checks.custom_id,
+            samples=tuple(self._checks.samples),
+        )
+
+    def _count_shards(self) -> Iterator[PlannedShard]:
+        spec = self._spec.source
+        count = spec.count or 1
+        self._check_total(count)
+        # A grid alone is a single row without any field of its own.
+        names = ["index"] if spec.count is not None else []
+        self._checks.columns(names)
+        rows: list[Row] = [{"index": index} if names else {} for index in range(min(count, 100))]
+        self._checks.render_first(rows)
+        self._rows = count
+        grid = spec.grid_size
+        size = shard_size(self._size, count * grid)
+        step = max(1, size // grid)
+        number = 0
+        for start in range(0, count, step):
+            rows_here = min(step, count - start)
+            items = rows_here * grid
+            part = items if rows_here > 1 else min(items, size)
+            for offset in range(0, items, part):
+                source = CountRange(start=start, count=rows_here)
+                yield PlannedShard(number, start * grid + offset, min(part, items - offset), source)
+                number += 1
+
+    def _line_shards(self, source: SourceFile) -> Iterator[PlannedShard]:
+        def range_of(start: int, end: int) -> ByteRange:
+            return ByteRange(uri=source.uri, etag=source.etag, format="jsonl", offset=start, length=end - start)
+
+        cutter = Cutter(self._size, self._spec.source.grid_size, range_of)
+        yield from self._cut(cutter, line_blocks(source))
+        self._finish(source, lambda: line_blocks(source))
+
+    def _csv_shards(self, source: SourceFile) -> Iterator[PlannedShard]:
+        header = csv_header(source)
+        self._checks.columns(header.columns, line=header.line - 1)
+
+        def range_of(start: int, end: int) -> ByteRange:
+            return ByteRange(
+                uri=source.uri,
+                etag=source.etag,
+                format="csv",
+                offset=start,
+                length=end - start,
+                columns=header.columns,
+                delimiter=header.delimiter,
+            )
+
+        cutter = Cutter(self._size, self._spec.source.grid_size, range_of)
+        yield from self._cut(cutter, csv_blocks(source, header))
+        self._finish(source, lambda: csv_blocks(source, header), empty="has a header and no rows below it")
+
+    def _parquet_shards(self, source: SourceFile) -> Iterator[PlannedShard]:
+        file = _opened(source)
+        self._checks.columns(_columns(file, self._template.fields, source))
+        metadata = file.metadata
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        if any(group.total_byte_size > MAX_GROUP_BYTES for group in groups):
+            yield from self._line_shards(self._as_lines(source, file))
+            return
+        total = metadata.num_rows
+        number = row = 0
+        for group, described in enumerate(groups):
+
+            def range_of(start: int, end: int, group: int = group) -> RowGroupRange:
+                return RowGroupRange(uri=source.uri, etag=source.etag, group=group, offset=start, count=end - start)
+
+            cutter = Cutter(self._size, self._spec.source.grid_size, range_of, number=number, row=row, rows=total)
+            yield from self._cut(cutter, group_blocks(source, file, group, row))
+            number, row = cutter.number, row + described.num_rows
+        self._finish(source, lambda: _all_groups(source, file))
+
+    def _cut(self, cutter: Cutter, blocks: Iterator[Block]) -> Iterator[PlannedShard]:
+        for block in blocks:
+            self._checks.block(block)
+            self._rows += len(block.rows)
+            yield from cutter.feed(block.start, block.ends)
+        self._check_total(self._rows)
+        yield from cutter.finish()
+
+    def _finish(
+        self, source: SourceFile, again: Callable[[], Iterator[Block]], *, empty: str = "holds no rows"
+    ) -> None:
+        self._bytes = source.size
+        if not self._rows:
+            raise SpecError(empty, file=source.name, param="source.file", code="invalid_source")
+        self._checks.refuse_duplicates(again)
+
+    def _check_total(self, rows: int) -> None:
+        items = rows * self._spec.source.grid_size
+        if items > MAX_ITEMS:
+            raise SpecError(f"the source makes {items:,} items; a job can have {MAX_ITEMS:,} at most", param="source")
+
+    def _staged_items(self, items: list[Row]) -> SourceFile:
+        lines = (orjson.dumps(row) + b"\n" for row in items)
+        return self._written("items.jsonl", lines, "source.items")
+
+    def _as_lines(self, source: SourceFile, file: pq.ParquetFile) -> SourceFile:
+        blocks = _all_groups(source, file)
+        lines = (b"".join(orjson.dumps(row) + b"\n" for row in block.rows) for block in blocks)
+        return self._written("source.jsonl", lines, source.name)
+
+    def _written(self, name: str, lines: Iterator[bytes], shown: str) -> SourceFile:
+        key = f"{self._staging.prefix}/{name}"
+        size = self._staging.store.put_stream(key, cast("IO[bytes]", _Buffered(lines)))
+        return SourceFile(store=self._staging.store, key=key, uri=key, name=shown, etag=None, size=size, format="jsonl")
+
+
+class _Buffered:
+    """Lines as a stream to read from."""
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._reader = ChunkReader(lines)
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        if size < 0:
+            return self._reader.readall()
+        parts, missing = [], size
+        while missing and (part := self._reader.read(missing)):
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+
+def _opened(source: SourceFile) -> pq.ParquetFile:
+    check_start(next(source.stream(64), b""), source.format, source.name)
+    try:
+        return open_parquet(RangedFile(source.store, source.key, source.etag))
+    except (pa.ArrowException, OSError) as error:
+        raise SpecError(
+            f"is not a whole Parquet file: {error}", file=source.name, param="source.file", code="invalid_source"
+        ) from error
+
+
+def _columns(file: pq.ParquetFile, wanted: frozenset[str], source: SourceFile) -> list[str]:
+    columns = parquet_columns(file.schema_arrow)
+    binary = sorted(wanted.intersection(file.schema_arrow.names).difference(columns))
+    if binary:
+        raise SpecError(
+            f"the column {binary[0]!r} holds raw bytes, which a prompt cannot; store it as text",
+            file=source.name,
+            param="prompt",
+            code="invalid_source",
+        )
+    for place, name in enumerate(columns):
+        if columns.index(name) != place:
+            raise SpecError(f"has two columns named {name!r}", file=source.name, code="invalid_source")
+    return columns
+
+
+def _all_groups(source: SourceFile, file: pq.ParquetFile) -> Iterator[Block]:
+    first = 0
+    for group in range(file.metadata.num_row_groups):
+        yield from group_blocks(source, file, group, first)
+        first += file.metadata.row_group(group).num_rows
