@@ -123,13 +123,7 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def s3_url(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """URL of an empty prefix of a bucket; the AWS variables point at its server."""
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": s3_server,
-        "AWS_ACCESS_KEY_ID": "nightmill",
-        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
+    for name, value in services.s3_environment(s3_server).items():
         monkeypatch.setenv(name, value)
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)  # us-east-1 lets an owner create it again
@@ -150,11 +144,11 @@ def store_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
-    """Address of the session's Ray cluster."""
+def ray_address(s3_server: str) -> Iterator[str]:
+    """Address of the session's Ray cluster. Its actors find the S3 server by themselves, as on a real node."""
     with ExitStack() as stack:
         with _present():
-            address = stack.enter_context(services.ray_head())
+            address = stack.enter_context(services.ray_head(environment=services.s3_environment(s3_server)))
         yield address
 
 

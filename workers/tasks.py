@@ -11,10 +11,12 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 
 import ray
 from celery import Celery, signals
+from celery.platforms import SecurityWarning
 
 from models import catalog
 from models.errors import FailureKind, ModelError
@@ -116,6 +118,7 @@ class GenerationWorker:
         try:
             app.worker_main(
                 [
+                    "--quiet",
                     "worker",
                     "--pool=threads",
                     f"--concurrency={self._settings.shards_at_once}",
@@ -184,6 +187,8 @@ def _node_resources() -> dict[str, float]:
 def main() -> None:
     """Entry point of the generation worker."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Containers run as root. What celery warns of is pickle from the network, and this worker accepts JSON alone.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
         settings = load_settings(Settings)
     except SettingsError as error:

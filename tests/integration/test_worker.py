@@ -121,37 +121,40 @@ def worker(redis_url: str, ray_address: str, store_url: str, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def running(redis_url: str, ray_address: str, store_url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with worker(redis_url, ray_address, store_url, tmp_path) as process:
+def running(redis_url: str, ray_address: str, folder_url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with worker(redis_url, ray_address, folder_url, tmp_path) as process:
         yield process
 
 
-def test_shards_end_as_parts(running: Any, orchestrator: Orchestrator, store_url: str) -> None:
-    for number in range(3):
-        orchestrator.publisher.shard(shard(number))
-    store = open_store(store_url)
-    for number in range(3):
-        report = orchestrator.until(lambda r, number=number: r.event == "finished" and r.shard == number)  # type: ignore[misc]
-        assert report.part is not None
-        assert report.part.key == part_key("job_1", number, 1, report.execution)
-        data = store.get(report.part.key)
-        assert read_part(report.part.key, data, first=number * 20, count=20) == report.part
-        assert orjson.loads(data.splitlines()[3])["output"] == f"item {number * 20 + 3}"
+def test_shards_end_as_parts(
+    redis_url: str, ray_address: str, store_url: str, tmp_path: Path, orchestrator: Orchestrator
+) -> None:
+    with worker(redis_url, ray_address, store_url, tmp_path):
+        for number in range(3):
+            orchestrator.publisher.shard(shard(number))
+        store = open_store(store_url)
+        for number in range(3):
+            report = orchestrator.until(lambda r, number=number: r.event == "finished" and r.shard == number)  # type: ignore[misc]
+            assert report.part is not None
+            assert report.part.key == part_key("job_1", number, 1, report.execution)
+            data = store.get(report.part.key)
+            assert read_part(report.part.key, data, first=number * 20, count=20) == report.part
+            assert orjson.loads(data.splitlines()[3])["output"] == f"item {number * 20 + 3}"
     assert [report.event for report in orchestrator.said].count("finished") == 3
 
 
 def test_no_part_is_written_without_the_right_to_the_shard(
-    running: Any, orchestrator: Orchestrator, store_url: str
+    running: Any, orchestrator: Orchestrator, folder_url: str
 ) -> None:
     orchestrator.command = lambda report: "stop"
     orchestrator.publisher.shard(shard())
     report = orchestrator.until(lambda r: r.event == "handed_back")
     assert report.part is None
-    assert list(open_store(store_url).list("jobs/")) == []
+    assert list(open_store(folder_url).list("jobs/")) == []
 
 
 def test_a_part_that_an_earlier_execution_left_is_taken_and_nothing_is_computed_again(
-    running: Any, orchestrator: Orchestrator, store_url: str
+    running: Any, orchestrator: Orchestrator, folder_url: str
 ) -> None:
     orchestrator.publisher.shard(shard())
     first = orchestrator.until(lambda r: r.event == "finished")
@@ -165,7 +168,7 @@ def test_a_part_that_an_earlier_execution_left_is_taken_and_nothing_is_computed_
     assert second.part == first.part
 
 
-def test_a_stopped_job_is_aborted_while_it_runs(running: Any, orchestrator: Orchestrator, store_url: str) -> None:
+def test_a_stopped_job_is_aborted_while_it_runs(running: Any, orchestrator: Orchestrator, folder_url: str) -> None:
     orchestrator.publisher.shard(shard(delay_ms=3_000_000))
     orchestrator.until(lambda r: r.phase == "generating")
     orchestrator.hints.stop_job("job_1", "cancelled")
@@ -174,7 +177,7 @@ def test_a_stopped_job_is_aborted_while_it_runs(running: Any, orchestrator: Orch
 
 
 def test_an_actor_that_crashed_fails_its_shard_and_is_replaced(
-    running: Any, orchestrator: Orchestrator, store_url: str
+    running: Any, orchestrator: Orchestrator, folder_url: str
 ) -> None:
     orchestrator.publisher.shard(shard(crash_on=[3]))
     report = orchestrator.until(lambda r: r.event == "failed")

@@ -151,8 +151,8 @@ def postgres_server() -> Iterator[str]:
 
 
 @contextmanager
-def ray_head(*, cpus: int = 4) -> Iterator[str]:
-    """A Ray cluster of this one machine; gives its address."""
+def ray_head(*, cpus: int = 4, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A Ray cluster of this one machine; gives its address. Actors inherit `environment`."""
     binary = Path(sys.executable).with_name("ray")
     if not binary.exists():
         raise MissingServiceError("ray is not installed")
@@ -163,9 +163,20 @@ def ray_head(*, cpus: int = 4) -> Iterator[str]:
             *("--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={folder}"),
             "--object-store-memory=268435456",
         ]
-        environment = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
-        with service(command, ready="Ray runtime started", environment=environment, keep=True):
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
+        with service(command, ready="Ray runtime started", environment={**quiet, **(environment or {})}, keep=True):
             yield f"127.0.0.1:{port}"
+
+
+def s3_environment(endpoint: str) -> dict[str, str]:
+    """The AWS variables that point at an S3 server."""
+    return {
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_ACCESS_KEY_ID": "nightmill",
+        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
 
 
 @contextmanager
