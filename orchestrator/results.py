@@ -176,7 +176,7 @@ def _failed(line: bytes) -> bool:
     return b'"failed"' in line and _outlines.decode(line).status == "failed"
 
 
-def _lines(store: ObjectStore, view: _View, row: Row, start: int) -> Iterator[bytes]:  # type: ignore[type-arg]
+def _lines(store: ObjectStore, view: _View, row: Row, start: int) -> Generator[bytes, None, None]:  # type: ignore[type-arg]
     """Records of one shard from item `start` on, without their newlines."""
     if row.status != ShardStatus.DONE.value:
         yield from spell_out(_unrun(row), view.work, store, start)
