@@ -161,6 +161,9 @@ class EmbeddedStack:
     port: int = 0
     """Of the API; 0 takes one that is free."""
     temporary: bool = False
+    """Started by a command for itself, and stopped with it."""
+    reading: bool = False
+    """Only the API, to look at what is there. Takes no lock: it may run beside a stack that is just starting."""
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def __enter__(self) -> Self:
@@ -174,9 +177,10 @@ class EmbeddedStack:
         data_dir = self.settings.data_dir
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
-            self._held.enter_context(own_stack(data_dir))
             self._state: StackState = "starting"
-            self._held.callback(remove_record, data_dir)
+            if not self.reading:
+                self._held.enter_context(own_stack(data_dir))
+                self._held.callback(remove_record, data_dir)
             if self.port:
                 check_port(self.settings.host, self.port)
             self.port = self.port or free_port(self.settings.host)
@@ -204,7 +208,7 @@ class EmbeddedStack:
         return f"http://{host}:{self.port}"
 
     def wait(self, *roles: str) -> None:
-        """Wait until these processes (all, by default) are ready.
+        """Wait until these processes (all, by default) are ready; others find the stack from then on.
 
         Raises:
             StackError: one of them cannot be started.
@@ -213,9 +217,15 @@ class EmbeddedStack:
             self._supervisor.wait(roles or None)
         except ProcessError as error:
             raise StackError(str(error)) from error
-        if not roles:
+        self._state = "ready"
+        self._write_record()
+
+    def is_ready(self) -> bool:
+        """Whether every process is ready; others find the stack once this has been true."""
+        if self._state == "starting" and self._supervisor.is_ready():
             self._state = "ready"
             self._write_record()
+        return self._state == "ready"
 
     def check(self) -> None:
         """Raise StackError where a process has died too often to go on."""
@@ -236,9 +246,12 @@ class EmbeddedStack:
         self._state = "stopping"
         self._write_record()
         self._supervisor.stop()
-        shutil.rmtree(ray_folder(self.settings.data_dir), ignore_errors=True)
+        if not self.reading:
+            shutil.rmtree(ray_folder(self.settings.data_dir), ignore_errors=True)
 
     def _write_record(self) -> None:
+        if self.reading:
+            return
         views = self._supervisor.views()
         own = ProcessRecord("launcher", os.getpid(), ProcessState.RUNNING)
         record = StackRecord(
@@ -256,7 +269,7 @@ class EmbeddedStack:
         """The processes that this stack needs, with the environment that tells each where the others are."""
         settings = self.settings
         environment = {
-            **self.environment,
+            **checkout_environment(self.environment),
             "NIGHTMILL_DATA_DIR": str(settings.data_dir),
             "NIGHTMILL_DATABASE_URL": settings.sql_url,
             "NIGHTMILL_STORE_URL": settings.object_store_url,
@@ -264,9 +277,11 @@ class EmbeddedStack:
             "NIGHTMILL_PORT": str(self.port),
             "NIGHTMILL_API_URL": self.url,
             "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": _python_path(self.environment),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
+        url = self.url
+        if self.reading:
+            return [_own("reader", "orchestrator.api", environment, (DATABASE_GATE,), lambda: answers(url, "/healthz"))]
         specs: list[ProcessSpec] = []
         if "redis_url" not in settings.model_fields_set:
             specs.append(self._redis(environment))
@@ -276,7 +291,6 @@ class EmbeddedStack:
             environment["NIGHTMILL_RAY_ADDRESS"] = settings.ray_address
         # Each spec above added its address to the environment that the following ones share.
         first = (*(spec.role for spec in specs if spec.role == "redis"), DATABASE_GATE)
-        url = self.url
         specs += [
             _own("api", "orchestrator.api", environment, first, lambda: answers(url, "/readyz")),
             _own("scheduler", "orchestrator.scheduler", environment, first),
@@ -356,8 +370,8 @@ def _record(view: ProcessView) -> ProcessRecord:
     return ProcessRecord(view.role, view.pid, view.state)
 
 
-def _python_path(environment: Mapping[str, str]) -> str:
-    """Lets children find these packages when they run from a checkout, in whatever folder they are started."""
+def checkout_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which children find these packages when they run from a checkout, whatever their folder."""
     here = str(Path(__file__).resolve().parent.parent)
     earlier = environment.get("PYTHONPATH", "")
-    return here if not earlier else f"{here}{os.pathsep}{earlier}"
+    return {**environment, "PYTHONPATH": here if not earlier else f"{here}{os.pathsep}{earlier}"}

@@ -26,6 +26,8 @@ START_SECONDS = 90.0
 """How long a child may take to become ready; a loaded machine with a cold disk takes half a minute."""
 STEADY_SECONDS = 60.0
 """A child that has run this long has its earlier deaths forgotten."""
+SETTLED_SECONDS = 10.0
+"""A child that dies before it has ever run this long has something wrong with it that trying again will not mend."""
 START_DEATHS = 2
 RUN_DEATHS = 5
 FIRST_BACKOFF = 0.5
@@ -85,6 +87,7 @@ class _Child:
     process: Process | None = None
     started_at: float = 0.0
     ever_ready: bool = False
+    ever_settled: bool = False
     deaths: int = 0
     start_again_at: float = 0.0
     log_offset: int = 0
@@ -157,6 +160,11 @@ class Supervisor:
             if self._failure is not None:
                 raise self._failure
 
+    def is_ready(self) -> bool:
+        """Whether every child has become ready."""
+        with self._news:
+            return all(child.ever_ready for child in self._children)
+
     @property
     def failure(self) -> ProcessError | None:
         """Why the children cannot be kept running, once that is so."""
@@ -226,6 +234,8 @@ class Supervisor:
         if status is not None:
             self._died(child, status, now)
         elif child.state is ProcessState.RUNNING:
+            if now - child.started_at > SETTLED_SECONDS:
+                child.ever_settled = True
             if child.deaths and now - child.started_at > STEADY_SECONDS:
                 child.deaths = 0
         elif child.spec.ready():
@@ -239,7 +249,7 @@ class Supervisor:
         _signal_group(child.process, signal.SIGKILL)  # what it started ends with it
         child.deaths += 1
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        bound = RUN_DEATHS if child.ever_ready else START_DEATHS
+        bound = RUN_DEATHS if child.ever_settled else START_DEATHS
         if child.deaths >= bound:
             times = f"{child.deaths} times in a row" if child.deaths > 1 else "at once"
             self._fail(child, f"ended {times}, at last with {how}")

@@ -1,0 +1,1 @@
+"""The HTTP API: thin routes over `orchestrator.jobs` and `orchestrator.results`. Imports neither torch nor ray."""

@@ -1,0 +1,168 @@
+"""Jobs over HTTP: submit, look, steer, read results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import anyio
+import msgspec
+import orjson
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from orchestrator.api.errors import ERROR_SCHEMA, TOO_LARGE, RequestError
+from orchestrator.api.services import ServicesOf
+from orchestrator.lifecycle import JobStatus
+from orchestrator.source_files import check_uri
+from orchestrator.spec import JobSpec, check_static, parse_job
+from orchestrator.views import JobView
+from workers.broker import BrokerError
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 32 << 20
+"""Bytes of a job with its inline items. More rows belong into a file."""
+LOOK_SECONDS = 0.3
+"""How often a job is looked at for those who watch it."""
+_JOB_SCHEMA, _JOB_PARTS = msgspec.json.schema_components([JobView], ref_template="#/components/schemas/{name}")
+SCHEMAS: dict[str, Any] = {**_JOB_PARTS, "Error": ERROR_SCHEMA}  # JSON Schema, by name
+_ONE_JOB: dict[int | str, dict[str, Any]] = {  # OpenAPI
+    200: {"description": "The job", "content": {"application/json": {"schema": _JOB_SCHEMA[0]}}},
+}
+_SPEC_BODY: dict[str, Any] = {  # OpenAPI
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobSpec"}}},
+    }
+}
+SCHEMAS |= {"JobSpec": JobSpec.model_json_schema(by_alias=True, ref_template="#/components/schemas/{model}")}
+SCHEMAS |= SCHEMAS["JobSpec"].pop("$defs", {})
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
+
+
+async def whole_body(request: Request) -> bytes:
+    """A request's body, up to a bound."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise RequestError(
+                f"the body is over {MAX_BODY >> 20} MiB; put the rows into a file, upload it with PUT "
+                "/v1/inputs/{filename}, and name it in source.file",
+                status=TOO_LARGE,
+                code="body_too_large",
+            )
+    return bytes(body)
+
+
+def _hint(*steps: Callable[[], None]) -> None:
+    """Tell Redis what SQL has already: if that is lost, whoever it was for looks by itself, only later."""
+    try:
+        for step in steps:
+            step()
+    except BrokerError as error:
+        log.warning("a hint was lost: %s", error)
+
+
+def job_answer(job: JobView) -> Response:
+    """A job as a response."""
+    return Response(msgspec.json.encode(job), media_type="application/json")
+
+
+@router.post("", operation_id="create_job", responses=_ONE_JOB, openapi_extra=_SPEC_BODY)
+def create_job(
+    body: Annotated[bytes, Depends(whole_body)],
+    services: ServicesOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> Response:
+    """Submit a job. With an `Idempotency-Key` that was used for the same job, that job comes back."""
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from error
+    spec = parse_job(data)
+    if spec.source.file is not None:
+        check_uri(spec.source.file)
+    check_static(spec, datetime.now(UTC), allow_faults=services.settings.allow_faults)
+    services.hints.ping()  # a job that nothing can run is refused, and leaves nothing behind
+    job = services.jobs.create(spec, idempotency_key=idempotency_key)
+    _hint(services.hints.wake)
+    return job_answer(job)
+
+
+@router.get("", operation_id="list_jobs")
+def list_jobs(
+    services: ServicesOf,
+    status: JobStatus | None = None,
+    after: Annotated[str | None, Query(description="Begin after the job of this id.")] = None,
+    limit: Limit = 20,
+) -> Response:
+    """Jobs, the newest first."""
+    found = list(services.jobs.list(status=status, after=after, limit=min(limit + 1, 1000)))
+    page = {"object": "list", "data": found[:limit], "has_more": len(found) > limit}
+    return Response(msgspec.json.encode(page), media_type="application/json")
+
+
+@router.get("/{job_id}", operation_id="get_job", responses=_ONE_JOB)
+def get_job(job_id: str, services: ServicesOf) -> Response:
+    """A job as it is now."""
+    return job_answer(services.jobs.get(job_id))
+
+
+@router.post("/{job_id}/cancel", operation_id="cancel_job", responses=_ONE_JOB)
+def cancel_job(job_id: str, services: ServicesOf) -> Response:
+    """Stop a job. What is finished stays."""
+    job = services.jobs.cancel(job_id)
+    _hint(lambda: services.hints.stop_job(job_id, "the job was cancelled"), services.hints.wake)
+    return job_answer(job)
+
+
+@router.post("/{job_id}/pause", operation_id="pause_job", responses=_ONE_JOB)
+def pause_job(job_id: str, services: ServicesOf) -> Response:
+    """Start nothing more of a job. What runs goes on to its end."""
+    return job_answer(services.jobs.pause(job_id))
+
+
+@router.post("/{job_id}/resume", operation_id="resume_job", responses=_ONE_JOB)
+def resume_job(job_id: str, services: ServicesOf) -> Response:
+    """Go on with a paused job."""
+    job = services.jobs.resume(job_id)
+    _hint(services.hints.wake)
+    return job_answer(job)
+
+
+@router.post("/{job_id}/retry", operation_id="retry_job", responses=_ONE_JOB)
+def retry_job(job_id: str, services: ServicesOf) -> Response:
+    """Run the failed and expired items of a job again."""
+    job = services.jobs.retry(job_id)
+    _hint(lambda: services.hints.forget_stop(job_id), services.hints.wake)
+    return job_answer(job)
+
+
+def existing_job(job_id: str, services: ServicesOf) -> JobView:
+    """The job that a path names; a stream can answer 404 only before it begins."""
+    return services.jobs.get(job_id)
+
+
+@router.get("/{job_id}/events", operation_id="watch_job", response_class=EventSourceResponse)
+async def watch_job(
+    job_id: str, services: ServicesOf, job: Annotated[JobView, Depends(existing_job)]
+) -> AsyncIterator[ServerSentEvent]:
+    """The job whenever it has changed, as server-sent events named `job`, until it has ended."""
+    number = 0
+    seen: JobView | None = None
+    while True:
+        if job != seen:
+            yield ServerSentEvent(event="job", id=str(number), raw_data=msgspec.json.encode(job).decode())
+            number += 1
+            seen = job
+        if job.ended:
+            return
+        await anyio.sleep(LOOK_SECONDS)
+        job = await run_in_threadpool(services.jobs.get, job_id)

@@ -1,0 +1,69 @@
+"""Results over HTTP: pages of records, and whole files, in item order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
+
+from orchestrator import results
+from orchestrator.api.services import ServicesOf
+from orchestrator.results import Page
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
+After = Annotated[int | None, Query(ge=-1, description="Begin behind the item of this index.")]
+Limit = Annotated[int, Query(ge=1, le=results.MAX_PAGE, description="At most so many records.")]
+CONTENT_TYPES = {
+    "jsonl": "application/x-ndjson",
+    "csv": "text/csv; charset=utf-8",
+    "parquet": "application/vnd.apache.parquet",
+}
+_FILE: dict[int | str, dict[str, Any]] = {  # OpenAPI
+    200: {"description": "The file", "content": {kind: {} for kind in CONTENT_TYPES.values()}},
+}
+
+
+@router.get("/results", operation_id="list_results")
+def list_results(job_id: str, services: ServicesOf, after: After = None, limit: Limit = 100) -> Response:
+    """Records in item order, once each; of a job that runs, those up to the first item that is still open."""
+    return _page_answer(results.read(services.store, services.jobs, job_id, after=after, limit=limit))
+
+
+@router.get("/errors", operation_id="list_errors")
+def list_errors(job_id: str, services: ServicesOf, after: After = None, limit: Limit = 100) -> Response:
+    """Records of the items that failed, in item order."""
+    return _page_answer(results.errors(services.store, services.jobs, job_id, after=after, limit=limit))
+
+
+@router.get("/results/content", operation_id="download_results", responses=_FILE)
+def download_results(
+    job_id: str,
+    services: ServicesOf,
+    form: Annotated[Literal["jsonl", "csv", "parquet"], Query(alias="format")] = "jsonl",
+) -> StreamingResponse:
+    """All records as one file."""
+    chunks = results.stream(services.store, services.jobs, job_id)
+    if form != "jsonl":
+        spec = services.jobs.spec(job_id)
+        chunks = _exporter(form)(chunks, spec.kept, spec.n)
+    # What is wrong from the start can still be answered with its status.
+    first = next(chunks, b"")
+    headers = {"Content-Disposition": f'attachment; filename="results.{form}"'}
+    return StreamingResponse(chain([first], chunks), media_type=CONTENT_TYPES[form], headers=headers)
+
+
+def _exporter(form: Literal["csv", "parquet"]) -> Callable[..., Iterator[bytes]]:
+    from orchestrator import exports  # noqa: PLC0415 - pyarrow takes 60 MB, and few ask for it
+
+    return exports.to_csv if form == "csv" else exports.to_parquet
+
+
+def _page_answer(page: Page) -> Response:
+    """A page as JSON; the records go through as they lie in the store."""
+    rest = orjson.dumps({"next_after": page.next_after, "has_more": not page.done})
+    body = b'{"object":"list","data":[' + b",".join(page.records) + b"]," + rest[1:]
+    return Response(body, media_type="application/json")

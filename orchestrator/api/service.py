@@ -1,0 +1,82 @@
+"""The service itself: is it up, what can it run, how much has it done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Depends, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from models import catalog
+from orchestrator import database, metrics
+from orchestrator.api.errors import TYPES, UNAVAILABLE
+from orchestrator.api.services import Services, ServicesOf, check_key
+from workers.broker import BrokerError
+from workers.store import StoreError
+
+open_router = APIRouter(tags=["service"])
+"""Answers without a key: a load balancer has none."""
+router = APIRouter(tags=["service"], dependencies=[Depends(check_key)])
+
+
+@open_router.get("/healthz", operation_id="is_alive")
+def is_alive() -> dict[str, str]:
+    """Whether this process answers at all."""
+    return {"status": "ok"}
+
+
+@open_router.get("/readyz", operation_id="is_ready")
+def is_ready(services: ServicesOf) -> Response:
+    """Whether SQL, Redis and the store can be used; if not, which cannot, and where it is."""
+    problems = find_problems(services)
+    if not problems:
+        return JSONResponse({"status": "ok"})
+    error = {
+        "message": "; ".join(problems.values()),
+        "type": TYPES[UNAVAILABLE],
+        "param": None,
+        "code": f"{next(iter(problems))}_unavailable",
+    }
+    return JSONResponse({"error": error, "problems": problems}, UNAVAILABLE)
+
+
+def find_problems(services: Services) -> dict[str, str]:
+    """What is wrong with the services that everything stands on, by their names."""
+    checks: dict[str, Callable[[], None]] = {
+        "database": lambda: database.check(services.engine),
+        "redis": services.hints.ping,
+        "store": services.store.check,
+    }
+    problems = {}
+    for name, check in checks.items():
+        try:
+            check()
+        except (database.DatabaseError, BrokerError, StoreError) as error:
+            problems[name] = str(error)
+    return problems
+
+
+@router.get("/v1/models", operation_id="list_models")
+def list_models() -> dict[str, object]:
+    """The models that a job can name. A local folder of a worker's or a hub id can be named as well."""
+    data = [
+        {
+            "id": entry.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "nightmill",
+            "description": entry.description,
+            "engines": entry.engines,
+            "context_length": entry.context_length,
+            "license": entry.license,
+        }
+        for entry in catalog.list_models()
+    ]
+    return {"object": "list", "data": data}
+
+
+@router.get("/metrics", operation_id="read_metrics", response_class=Response)
+def read_metrics(services: ServicesOf) -> Response:
+    """Jobs, shards, items and tokens in Prometheus' text format."""
+    return Response(metrics.exposition(services.engine), media_type=CONTENT_TYPE_LATEST)

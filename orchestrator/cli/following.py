@@ -1,0 +1,108 @@
+"""A job from the moment that it is submitted to the figures at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from orchestrator.cli.output import BAD_INPUT, NOT_COMPLETED, OK, print_json
+from orchestrator.cli.progress import Display, Speedometer
+from orchestrator.cli.text import error_text, item_counts, tokens, wall_time
+from orchestrator.client import Client
+from orchestrator.lifecycle import JobStatus
+from orchestrator.views import JobView
+
+FIRST_FEW = 3
+LONGEST_SAMPLE = 600
+"""Characters of an output that are shown at the end of a run."""
+
+
+def follow(client: Client, job_id: str, shown: Display) -> JobView:
+    """Show a job's progress until it has ended; returns how it ended."""
+    speedometer = Speedometer()
+    job = client.job(job_id)
+    for job in client.watch(job_id):
+        shown.show(speedometer.look(job))
+    return job
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What there is to say of a job that has ended."""
+
+    job: JobView
+    results: str
+    """Where the results are."""
+    source: str | None = None
+    """The source file, by the name that the person knows."""
+    samples: tuple[Mapping[str, Any], ...] = ()  # records: any JSON
+
+    def write(self) -> None:
+        """Print the figures, and the first few outputs."""
+        job = self.job
+        lines = [f"{job.name} · {job.id} · {job.status.value}"]
+        why = error_text(job, self.source)
+        if why is not None:
+            lines.append(f"  error    {why}")
+        if job.items:
+            lines += [
+                f"  items    {item_counts(job)}",
+                f"  tokens   {tokens(job)}",
+                f"  time     {wall_time(job)}",
+                f"  results  {self.results}",
+            ]
+        for record in self.samples:
+            lines += ["", *sample_lines(record)]
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+
+def sample_lines(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
+    """A record as a person reads it."""
+    name = f" {record['custom_id']}" if "custom_id" in record else ""
+    given = ", ".join(f"{key}: {value}" for key, value in (record.get("input") or {}).items())
+    lines = [f"  [{record['index']}]{name}{f' ({given})' if given else ''}"]
+    for text in output_texts(record):
+        short = text if len(text) <= LONGEST_SAMPLE else text[:LONGEST_SAMPLE].rstrip() + " …"
+        lines += [f"    {line}" for line in short.splitlines() or [""]]
+    return lines
+
+
+def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
+    """The outputs of a record as text; of a record without any, why there is none."""
+    if "error" in record:
+        return [f"{record['status']}: {record['error']['code']}: {record['error']['message']}"]
+    if "outputs" in record:
+        return [_text(output["text"]) for output in record["outputs"]]
+    return [_text(record.get("output", record["status"]))]
+
+
+def _text(output: object) -> str:
+    if isinstance(output, str):
+        return output
+    import orjson  # noqa: PLC0415 - only for a job with a schema
+
+    return orjson.dumps(output, option=orjson.OPT_INDENT_2).decode()
+
+
+def exit_code(job: JobView, *, fail_on_errors: bool) -> int:
+    """0 where the job completed; 2 where it could not start for what it was given; 1 otherwise."""
+    if job.status is JobStatus.COMPLETED:
+        return NOT_COMPLETED if fail_on_errors and job.counts.failed else OK
+    never_started = job.status is JobStatus.FAILED and job.planned_at is None
+    return BAD_INPUT if never_started else NOT_COMPLETED
+
+
+def conclude(ending: Ending, *, as_json: bool, fail_on_errors: bool) -> None:
+    """Print the end of a job, and end the command with the exit code that it means."""
+    if as_json:
+        print_json(ending.job.to_json())
+    else:
+        ending.write()
+    code = exit_code(ending.job, fail_on_errors=fail_on_errors)
+    if code != OK:
+        raise typer.Exit(code)

@@ -1,0 +1,109 @@
+"""`nightmill plan`: what would run, and whether it can, without running anything."""
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that `--help` answers at once
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.output import guarded, print_json
+from orchestrator.cli.running import JobFile, Overrides, checked_job
+from orchestrator.cli.stack import AsJson
+
+if TYPE_CHECKING:
+    from orchestrator.planning import PlanSummary
+    from orchestrator.spec import JobSpec
+
+
+@guarded
+def plan(
+    *,
+    job_file: JobFile,
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option(min=0, max=100, help="Rendered prompts to show.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Check a job, its source and every row of it, and show what would run. Submits nothing."""
+    from orchestrator.cli.previewing import STAGED, job_source
+    from orchestrator.cli.reach import settings_for
+    from orchestrator.planning import Staging
+    from orchestrator.planning import plan as plan_job
+    from workers.store_folder import FolderStore
+
+    spec = checked_job(job_file, overrides, allow_faults=settings_for().allow_faults, rows=False)
+    with tempfile.TemporaryDirectory(prefix="nightmill-plan-") as folder:
+        staging = Staging(FolderStore(folder), STAGED)
+        source = job_source(spec, staging)
+        summary = plan_job(spec, source, staging, on_shards=lambda _: None, samples=samples)
+    if as_json:
+        print_json(_as_json(spec, summary))
+    else:
+        sys.stdout.write("\n".join(_lines(spec, summary)) + "\n")
+
+
+def _as_json(spec: JobSpec, summary: PlanSummary) -> dict[str, object]:
+    return {
+        "name": spec.name,
+        "kind": spec.kind,
+        "model": spec.model,
+        "items": summary.items,
+        "rows": summary.rows,
+        "shards": summary.shards,
+        "items_per_shard": summary.items_per_shard,
+        "bytes": summary.bytes,
+        "columns": summary.columns,
+        "fields": summary.fields,
+        "custom_id": summary.custom_id,
+        "samples": [[{"role": one.role, "content": one.content} for one in sample] for sample in summary.samples],
+    }
+
+
+def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
+    size = spec.source.grid_size
+    rows = f" ({summary.rows:,} rows by {size:,} combinations of the grid)" if size > 1 else ""
+    longest = spec.sampling.max_tokens * spec.n * summary.items
+    lines = [
+        f"{spec.name}: every row is fine",
+        f"  items    {summary.items:,}{rows}",
+        f"  shards   {summary.shards:,}, of {summary.items_per_shard:,} items at most",
+        f"  model    {spec.model} ({_runs_here(spec)})",
+        f"  output   {longest:,} tokens at most ({spec.sampling.max_tokens:,} an output)",
+    ]
+    if spec.source.file is not None:
+        lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
+    if summary.columns:
+        lines.append(f"  columns  {', '.join(summary.columns)}")
+    if summary.fields:
+        lines.append(f"  used     {', '.join(summary.fields)}")
+    if summary.custom_id is not None:
+        lines.append(f"  ids      from {summary.custom_id}")
+    if spec.deadline is not None:
+        lines.append(f"  deadline {spec.deadline}")
+    for number, sample in enumerate(summary.samples):
+        lines += ["", f"  prompt {number}:"]
+        for message in sample:
+            lines += [f"    {message.role}:", *(f"      {line}" for line in message.content.rstrip().splitlines())]
+    return lines
+
+
+def _runs_here(spec: JobSpec) -> str:
+    from models import catalog
+    from models.errors import ModelError
+
+    try:
+        return f"runs here with {catalog.choose_engine(spec.model, spec.engine)}"
+    except ModelError as error:
+        return f"does not run here: {error.message}"
+
+
+def _size(count: int) -> str:
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{amount:,.0f} {unit}" if unit == "bytes" else f"{amount:,.1f} {unit}"

@@ -1,0 +1,207 @@
+"""`nightmill run`, `submit` and `preview`: from a job file to results."""
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that `--help` answers at once
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.jobs import FailOnErrors, Format, Out
+from orchestrator.cli.output import guarded, print_json, say, stderr
+from orchestrator.cli.stack import AsJson, DataDir
+
+if TYPE_CHECKING:
+    from orchestrator.cli.progress import Display
+    from orchestrator.cli.reach import Service
+    from orchestrator.client import Client
+    from orchestrator.spec import JobSpec
+    from orchestrator.views import JobView
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the job: sampling.max_tokens=64. Repeatable."),
+]
+CANCEL_SECONDS = 5.0
+QUICK_BYTES = 16 << 20
+QUICK_ITEMS = 200_000
+
+
+@guarded
+def run(
+    *,
+    job_file: JobFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    form: Format = "jsonl",
+    no_watch: Annotated[bool, typer.Option("--no-watch", help="Submit only, and print the job's id.")] = False,
+    fail_on_errors: FailOnErrors = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job to its end and show the results. Starts a stack for it, where none runs."""
+    from orchestrator.cli.following import FIRST_FEW, Ending, conclude, follow
+    from orchestrator.cli.progress import display
+    from orchestrator.cli.reach import any_service, settings_for
+    from orchestrator.cli.saving import save_results
+
+    settings = settings_for(data_dir)
+    spec = checked_job(job_file, overrides, allow_faults=settings.allow_faults)
+    if no_watch:
+        submit_only(spec, data_dir, as_json=as_json)
+        return
+    progress = ExitStack()
+    shown = progress.enter_context(display(stderr()))
+    with progress, any_service(settings, shown.phase) as service:
+        client = service.client
+        job = submit_job(client, spec, shown)
+        try:
+            job = follow(client, job.id, shown)
+        except KeyboardInterrupt:
+            progress.close()
+            _leave(service, job)
+            raise
+        if out is not None and job.items:
+            shown.phase("saving")
+            where = str(save_results(client, job.id, out, form))
+        else:
+            where = f"nightmill results {job.id} --out DIR"
+        samples = () if as_json or not job.items else tuple(client.results(job.id, limit=FIRST_FEW).data)
+        progress.close()
+        conclude(
+            Ending(job, where, source=spec.source.file, samples=samples), as_json=as_json, fail_on_errors=fail_on_errors
+        )
+
+
+def _leave(service: Service, job: JobView) -> None:
+    """After Ctrl-C: a stack of our own ends, and the job with it; on another one the job goes on."""
+    if service.stack is None:
+        say(f"the job goes on: `nightmill watch {job.id}` to see it again, `nightmill cancel {job.id}` to stop it")
+        return
+    say(f"cancelling {job.id} and stopping the stack")
+    client = service.client
+    deadline = time.monotonic() + CANCEL_SECONDS
+    job = client.act(job.id, "cancel")
+    pause = threading.Event()
+    while not job.ended and time.monotonic() < deadline:
+        pause.wait(0.1)
+        job = client.job(job.id)
+    if job.counts.done:
+        say(f"{job.counts.ok:,} finished items are kept: nightmill results {job.id}")
+
+
+@guarded
+def submit(
+    *, job_file: JobFile, overrides: Overrides = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Submit a job to a running stack and print its id."""
+    from orchestrator.cli.reach import settings_for
+
+    settings = settings_for(data_dir)
+    submit_only(checked_job(job_file, overrides, allow_faults=settings.allow_faults), data_dir, as_json=as_json)
+
+
+def submit_only(spec: JobSpec, data_dir: Path | None, *, as_json: bool) -> None:
+    """Submit a job and print its id, or the job as JSON."""
+    from orchestrator.cli.progress import Lines
+    from orchestrator.cli.reach import running_service, settings_for
+
+    with running_service(settings_for(data_dir)) as client:
+        job = submit_job(client, spec, Lines(lambda _: None))
+    if as_json:
+        print_json(job.to_json())
+    else:
+        sys.stdout.write(f"{job.id}\n")
+
+
+@guarded
+def preview(
+    *,
+    job_file: JobFile,
+    count: Annotated[int, typer.Option("--n", min=1, max=100, help="How many items.")] = 5,
+    overrides: Overrides = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the first few items for real, and show prompts and outputs."""
+    from orchestrator.cli.following import Ending, conclude, exit_code, follow
+    from orchestrator.cli.previewing import first_items, print_previews
+    from orchestrator.cli.progress import display
+    from orchestrator.cli.reach import any_service, settings_for
+
+    settings = settings_for(data_dir)
+    spec = checked_job(job_file, overrides, allow_faults=settings.allow_faults)
+    small, prompts = first_items(spec, count)
+    progress = ExitStack()
+    shown = progress.enter_context(display(stderr()))
+    with progress, any_service(settings, shown.phase) as service:
+        job = submit_job(service.client, small, shown)
+        try:
+            job = follow(service.client, job.id, shown)
+        except KeyboardInterrupt:
+            progress.close()
+            service.client.act(job.id, "cancel")
+            raise
+        records = service.client.results(job.id, limit=count).data if job.items else []
+        progress.close()
+        if as_json:
+            print_json([{**record, "messages": asked} for record, asked in zip(records, prompts, strict=False)])
+        else:
+            print_previews(records, prompts)
+        if exit_code(job, fail_on_errors=False):
+            conclude(
+                Ending(job, f"nightmill results {job.id}", source=spec.source.file), as_json=False, fail_on_errors=False
+            )
+
+
+def checked_job(job_file: Path, overrides: list[str] | None, *, allow_faults: bool, rows: bool = True) -> JobSpec:
+    """The job in a file, checked: with `rows`, each of its rows too, where that is a matter of a second.
+
+    Raises:
+        SpecError: it cannot run as it is.
+    """
+    from datetime import UTC, datetime
+
+    from orchestrator.jobfile import is_local, load_job_file
+    from orchestrator.source_files import check_local
+    from orchestrator.spec import check_static
+
+    spec = load_job_file(job_file, overrides or ())
+    check_static(spec, datetime.now(UTC), allow_faults=allow_faults)
+    if spec.source.file is not None and is_local(spec.source.file):
+        check_local(Path(spec.source.file))
+    if rows and _quickly_read(spec):
+        # The scheduler will say the same, but only once everything has been started and uploaded.
+        from orchestrator.planning import plan_here
+
+        plan_here(spec)
+    return spec
+
+
+def _quickly_read(spec: JobSpec) -> bool:
+    from orchestrator.jobfile import is_local
+
+    source = spec.source
+    if source.file is not None:
+        return is_local(source.file) and Path(source.file).stat().st_size <= QUICK_BYTES
+    return (source.count or 1) * source.grid_size <= QUICK_ITEMS
+
+
+def submit_job(client: Client, spec: JobSpec, shown: Display) -> JobView:
+    """Upload the job's local source, if it has one, and submit it."""
+    from ulid import ULID
+
+    from orchestrator.jobfile import is_local
+
+    source = spec.source.file
+    if source is not None and is_local(source):
+        shown.phase("uploading")
+        spec = spec.with_source_file(client.upload(Path(source)).uri)
+    return client.submit(spec.to_json(), key=f"nightmill-{ULID()}")

@@ -1,0 +1,112 @@
+"""A job in words: what `nightmill show` prints, and what a run ends with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+
+from orchestrator.cli.progress import duration, phase_of
+from orchestrator.views import JobView
+
+
+def ago(moment: float, now: float | None = None) -> str:
+    """How long ago a moment was."""
+    seconds = (time.time() if now is None else now) - moment
+    return "now" if seconds < 1 else f"{duration(seconds)} ago"
+
+
+def moment(seconds: float) -> str:
+    """A time as the person's own clock shows it."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def item_counts(job: JobView) -> str:
+    """`128 of 128 · 127 ok · 1 failed`."""
+    counts = job.counts
+    parts = [f"{counts.done:,} of {job.items:,}", f"{counts.ok:,} ok", f"{counts.failed:,} failed"]
+    parts += [
+        f"{value:,} {name}" for name, value in (("cancelled", counts.cancelled), ("expired", counts.expired)) if value
+    ]
+    return " · ".join(parts)
+
+
+def tokens(job: JobView) -> str:
+    """Tokens read and written, and how fast they were written once the model was there."""
+    usage = job.usage
+    text = f"{usage.prompt_tokens:,} in · {usage.completion_tokens:,} out"
+    seconds = generation_seconds(job)
+    if seconds and usage.completion_tokens:
+        text += f" · {usage.completion_tokens / seconds:,.0f} tokens/s"
+    return text
+
+
+def generation_seconds(job: JobView) -> float | None:
+    """Wall time from the moment that the model was there; None before the job has ended."""
+    timings = job.timings
+    if timings.wall is None or timings.queued is None:
+        return None
+    return max(0.0, timings.wall - timings.queued - timings.load)
+
+
+def wall_time(job: JobView) -> str:
+    """Where the time went, as phases that follow each other."""
+    timings = job.timings
+    parts = []
+    if timings.queued is not None:
+        parts.append(f"queued {duration(timings.queued)}")
+    if timings.load:
+        parts.append(f"model load {duration(timings.load)}")
+    generation = generation_seconds(job)
+    if generation is not None:
+        parts.append(f"generation {duration(generation)}")
+    if timings.wall is None:
+        return " · ".join(parts) or "not started"
+    return duration(timings.wall) + (f": {' · '.join(parts)}" if parts else "")
+
+
+def shard_work(job: JobView) -> str:
+    """What the shards' work comes to."""
+    timings = job.timings
+    spans = {"reading": timings.read, "generation": timings.generate, "writing": timings.write}
+    text = " · ".join(f"{name} {duration(seconds)}" for name, seconds in spans.items())
+    return f"{text} (sums over {job.shard_count:,} shards, several at a time)"
+
+
+def error_text(job: JobView, source: str | None = None) -> str | None:
+    """Why the job failed, with the place; `source` is the name that the person knows the source file by."""
+    error = job.error
+    if error is None:
+        return None
+    file = source if error.file is not None and source is not None else error.file
+    place = ", ".join([*([file] if file else []), *([f"line {error.line}"] if error.line else [])])
+    return f"{place}: {error.message}" if place else error.message
+
+
+def describe(job: JobView) -> Iterator[tuple[str, str]]:
+    """The lines of `nightmill show`, as name and value."""
+    yield "id", job.id
+    yield "name", job.name
+    yield "model", f"{job.model} (engine: {job.engine})"
+    running = phase_of(job)
+    yield "status", job.status.value if running == job.status.value else f"{job.status.value} · {running}"
+    why = error_text(job)
+    if why is not None:
+        yield "error", why
+    yield "items", item_counts(job)
+    shards = " · ".join(f"{count:,} {name}" for name, count in sorted(job.shards.items()))
+    yield "shards", f"{job.shard_count:,}" + (f" · {shards}" if shards else "")
+    yield "tokens", tokens(job)
+    yield "time", wall_time(job)
+    if job.started_at is not None:
+        yield "work", shard_work(job)
+    if job.losses or job.failures:
+        yield "retries", f"{job.losses:,} lost workers · {job.failures:,} failures of the engine"
+    yield "priority", job.priority
+    yield "submitted", moment(job.created_at)
+    if job.finished_at is not None:
+        yield "ended", moment(job.finished_at)
+    if job.deadline_at is not None:
+        yield "deadline", moment(job.deadline_at)
+    for name, value in job.metadata.items():
+        yield "metadata", f"{name} = {value}"
