@@ -74,9 +74,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = load_settings(Settings)
-    except SettingsError as error:
+        engine = database.connect(settings.sql_url)
+        database.check(engine)
+    except (SettingsError, database.DatabaseError) as error:
         sys.exit(f"nightmill control: {error}")
-    engine = database.connect(settings.sql_url)
     hints = Hints(settings.redis_url)
     try:
         make_app(settings, engine, hints).worker_main(
