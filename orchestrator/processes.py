@@ -33,6 +33,7 @@ RUN_DEATHS = 5
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 30.0
 STOP_SECONDS = 5.0
+LATE_SECONDS = 8.0
 LOG_LIMIT = 16 << 20
 TAIL_LINES = 15
 
@@ -270,7 +271,7 @@ class Supervisor:
             group = [child for child in self._children if child.spec.last is late]
             for child in group:
                 _signal_group(child.process, signal.SIGTERM, alone=child.spec.keep)
-            deadline = time.monotonic() + STOP_SECONDS + (3.0 if late else 0.0)
+            deadline = time.monotonic() + (LATE_SECONDS if late else STOP_SECONDS)
             for child in group:
                 self._end(child, deadline)
 
