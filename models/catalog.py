@@ -10,11 +10,11 @@ import difflib
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+from models import weights
 from models.backend import Backend
 from models.errors import FailureKind, ModelError, UnknownModelError
 from models.spec import EchoOptions
@@ -22,7 +22,6 @@ from models.spec import EchoOptions
 Engine: TypeAlias = Literal["vllm", "transformers", "echo"]
 TEXT_ENGINES: tuple[Engine, ...] = ("vllm", "transformers")  # in the order that `auto` prefers
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-FOLDER_STARTS = ("/", "~/", "./", "../")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +61,6 @@ class ModelEntry:
     engines: tuple[Engine, ...]
     context_length: int
     license: str
-    locate: Callable[[Path], Path] | None = None
-    """Makes the model's folder below a cache folder; None for a model without weights."""
-
-
-def _smollm2(cache_dir: Path) -> Path:
-    from models import smollm2  # noqa: PLC0415  # only a process that holds the model needs it
-
-    return smollm2.prepare(cache_dir)
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -81,7 +72,6 @@ MODELS: dict[str, ModelEntry] = {
             engines=TEXT_ENGINES,
             context_length=8192,
             license="Apache-2.0",
-            locate=_smollm2,
         ),
         ModelEntry(
             name="echo",
@@ -156,7 +146,7 @@ def choose_engine(name: str, engine: str = "auto") -> Engine:
 
 
 def open_backend(name: str, *, engine: str = "auto", cache_dir: Path, options: EchoOptions | None = None) -> Backend:
-    """The back-end that will hold a model. It is not loaded yet, but its engine is imported.
+    """The back-end that will hold a model. Its engine is imported when it is loaded.
 
     Args:
         name: a name from `list_models`, a local folder, or a hub id.
@@ -174,46 +164,12 @@ def open_backend(name: str, *, engine: str = "auto", cache_dir: Path, options: E
     return opened
 
 
-def resolve_weights(name: str, cache_dir: Path) -> Path | str:
-    """Where an engine finds a model: a folder, or the hub id itself. May convert or download; takes seconds once.
-
-    Raises:
-        ModelError: the weights are missing or broken.
-    """
-    entry = MODELS.get(name)
-    if entry is not None and entry.locate is not None:
-        return entry.locate(cache_dir)
-    if name.startswith(FOLDER_STARTS):
-        return check_folder(name)
-    return name
-
-
-def check_folder(name: str) -> Path:
-    """A local model folder as a path, seen to hold what an engine loads.
-
-    Raises:
-        UnknownModelError: it is not a folder, or lacks config.json or safetensors weights.
-    """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise UnknownModelError(f"the model folder {name!r} does not exist on this machine", "model_folder_missing")
-    if not (folder / "config.json").is_file():
-        raise UnknownModelError(f"the model folder {name!r} has no config.json", "model_folder_incomplete")
-    if not any(folder.glob("*.safetensors")):
-        others = sorted({path.suffix for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".gguf"}})
-        found = f"; its {', '.join(others)} files are not loaded, since such files can run code" if others else ""
-        raise UnknownModelError(
-            f"the model folder {name!r} has no *.safetensors weights{found}", "model_folder_incomplete"
-        )
-    return folder.resolve()
-
-
 def _engines_of(name: str) -> tuple[Engine, ...]:
     entry = MODELS.get(name)
     if entry is not None:
         return entry.engines
-    if name.startswith(FOLDER_STARTS):
-        check_folder(name)
+    if weights.is_folder_name(name):
+        weights.check_folder(name)
         return TEXT_ENGINES
     if HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
         return TEXT_ENGINES

@@ -108,6 +108,15 @@ def is_complete(folder: Path) -> bool:
     )
 
 
+def known_digests(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a cache folder that this module made; empty for any other folder."""
+    try:
+        stamp = msgspec.json.decode((folder / STAMP).read_bytes(), type=Stamp)
+    except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+        return {}
+    return {name: cached.sha256 for name, cached in stamp.files.items()}
+
+
 def _is_whole(path: Path, cached: CachedFile) -> bool:
     try:
         found = path.stat()
@@ -186,7 +195,7 @@ def _convert(source: Path, target: Path) -> None:
     (target / STAMP).write_bytes(msgspec.json.encode(Stamp(GGUF_SHA256, files)))
 
 
-def _field(reader: GGUFReader, name: str) -> Any:  # a GGUF field holds any of thirteen types
+def _field(reader: GGUFReader, name: str) -> Any:  # noqa: ANN401  # a GGUF field holds any of thirteen types
     return reader.fields[name].contents()
 
 
