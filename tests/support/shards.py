@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import Any
@@ -12,8 +13,9 @@ from ulid import ULID
 
 from models.errors import FailureKind
 from models.spec import ItemError, Usage
-from orchestrator import claims, database, dispatch
+from orchestrator import claims, database, dispatch, reports
 from orchestrator.jobs import Jobs
+from orchestrator.reports import Applied
 from orchestrator.spec import JobSpec, parse_job
 from orchestrator.tables import Shard
 from workers.contracts import (
@@ -127,6 +129,30 @@ def finished(
     )
 
 
+def apply(engine: Engine, clock: Callable[[], float], *batch: ShardReport) -> Applied:
+    """What the control worker does with a message."""
+    return reports.apply(engine, batch, now=clock(), chance=random.Random(3))
+
+
+def finish_all(
+    engine: Engine,
+    clock: Callable[[], float],
+    job: str,
+    *,
+    failed: Collection[int] = (),
+    store: ObjectStore | None = None,
+) -> None:
+    """Dispatch and finish every queued shard of a job."""
+    for task in take(engine, job, clock):
+        execution = execution_id()
+        apply(
+            engine,
+            clock,
+            report(task, "started", execution),
+            finished(task, execution, failed=failed, store=store),
+        )
+
+
 def shard_row(engine: Engine, job: str, number: int = 0) -> Row[Any]:
     with database.reading(engine) as connection:
         return connection.execute(
@@ -144,9 +170,13 @@ class Outbox:
     def __init__(self) -> None:
         self.shards: list[ShardTask] = []
         self.probes: list[tuple[str, int]] = []
+        self.stopped: list[tuple[str, str]] = []
 
     def shard(self, task: ShardTask) -> None:
         self.shards.append(decode(encode(task), ShardTask))
 
     def probe(self, reaper: str, value: int) -> None:
         self.probes.append((reaper, value))
+
+    def stop_job(self, job: str, reason: str) -> None:
+        self.stopped.append((job, reason))
