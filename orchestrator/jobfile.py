@@ -111,9 +111,9 @@ def _parse(text: str, shown: str) -> tuple[Any, dict[_Path, int]]:  # Any: whate
         data = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
+        place = mark.line + 1 if mark else None
         hint = "; put text that holds ': ' or '{' in quotes" if "mapping" in f"{error.problem}" else ""
-        raise SpecError(f"is not valid YAML: {error.problem or error.context}{hint}", file=shown, line=line) from error
+        raise SpecError(f"is not valid YAML: {error.problem or error.context}{hint}", file=shown, line=place) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"is not valid YAML: {error}", file=shown) from error
     finally:

@@ -21,7 +21,7 @@ from models.spec import Message
 from orchestrator.row_blocks import Block, csv_blocks, csv_header, group_blocks, line_blocks
 from orchestrator.row_checks import RowChecks
 from orchestrator.shard_cuts import Cutter, PlannedShard, shard_size
-from orchestrator.source_files import ChunkReader, SourceFile, Staging, check_start, open_local, stage
+from orchestrator.source_files import ChunkReader, SourceFile, Staging, check_start, open_local, pinned, stage
 from orchestrator.spec import JobSpec, compile_templates
 from orchestrator.spec_error import SpecError
 from workers.contracts import ByteRange, CountRange, Row, RowGroupRange
@@ -319,7 +319,8 @@ class _Buffered:
 def _opened(source: SourceFile) -> pq.ParquetFile:
     check_start(next(source.stream(64), b""), source.format, source.name)
     try:
-        return open_parquet(RangedFile(source.store, source.key, source.etag))
+        with pinned(source):
+            return open_parquet(RangedFile(source.store, source.key, source.etag))
     except (pa.ArrowException, OSError) as error:
         raise SpecError(
             f"is not a whole Parquet file: {error}", file=source.name, param="source.file", code="invalid_source"

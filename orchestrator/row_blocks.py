@@ -19,14 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from orchestrator.source_files import SourceFile, check_start
+from orchestrator.source_files import SourceFile, check_start, pinned
 from orchestrator.spec_error import SpecError
 from workers.contracts import Row
 from workers.sources import BYTE_ORDER_MARK, MAX_CELL, csv_reader, parquet_rows, sniff_delimiter
 
 MAX_ROW = 8 << 20
 """Bytes of one row."""
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
+"""Bytes parsed at once: few enough that the rows are still in the processor's cache when they are checked."""
 _Offsets: TypeAlias = NDArray[np.int64]
 
 
@@ -158,7 +159,8 @@ def group_blocks(source: SourceFile, file: pq.ParquetFile, group: int, first: in
     batches = parquet_rows(file, group)
     while True:
         try:
-            rows = next(batches, None)
+            with pinned(source):
+                rows = next(batches, None)
         except (pa.ArrowException, OSError) as error:
             raise SpecError(
                 f"the Parquet file is broken in row group {group}, after row {first + done:,}: {error}",

@@ -16,7 +16,7 @@ from orchestrator.spec_error import SpecError, choices, nearest
 from orchestrator.uniqueness import Uniqueness
 from workers.contracts import Row
 from workers.prompts import PromptError, PromptTemplate
-from workers.sandbox import MAX_TEXT
+from workers.template_budget import MAX_TEXT
 
 DEFAULT_ID = "custom_id"
 MAX_ID = 512

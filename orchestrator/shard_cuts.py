@@ -89,6 +89,11 @@ class Cutter:
     def _cut(self, *, whole: bool) -> Iterator[PlannedShard]:
         ends = np.concatenate(self._waiting)
         done, per_shard = 0, self._rows_per_shard
+        even = ends[per_shard - 1 :: per_shard]
+        if len(even) and self._grid <= self._size and np.diff(even, prepend=self._start).max() <= MAX_SHARD_BYTES:
+            for end in even.tolist():
+                yield self._whole_rows(per_shard, end)
+            done = len(even) * per_shard
         while len(ends) - done >= (per_shard if whole else 1):
             fitting = int(np.searchsorted(ends, self._start + MAX_SHARD_BYTES, side="right"))
             last = max(done + 1, min(done + per_shard, fitting, len(ends)))
@@ -96,15 +101,25 @@ class Cutter:
             done = last
         self._waiting, self._held = [ends[done:]], len(ends) - done
 
-    def _shards(self, rows: int, end: int) -> Iterator[PlannedShard]:
+    def _whole_rows(self, rows: int, end: int) -> PlannedShard:
         source = self._range_of(self._start, end)
-        items, first = rows * self._grid, self._row * self._grid
-        step = items if rows > 1 else min(items, self._size)
-        for offset in range(0, items, step):
-            yield PlannedShard(self.number, first + offset, min(step, items - offset), source)
-            self.number += 1
+        shard = PlannedShard(self.number, self._row * self._grid, rows * self._grid, source)
+        self.number += 1
         self._start = end
         self._row += rows
+        return shard
+
+    def _shards(self, rows: int, end: int) -> Iterator[PlannedShard]:
+        if rows > 1 or self._grid <= self._size:
+            yield self._whole_rows(rows, end)
+            return
+        source = self._range_of(self._start, end)
+        first = self._row * self._grid
+        for offset in range(0, self._grid, self._size):
+            yield PlannedShard(self.number, first + offset, min(self._size, self._grid - offset), source)
+            self.number += 1
+        self._start = end
+        self._row += 1
 
 
 def shard_size(items_per_shard: int, items: int) -> int:

@@ -6,6 +6,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, TypeAlias, cast
 
@@ -68,17 +69,24 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
             SpecError: it is gone, or changed since planning began.
             StoreError: the store cannot be reached.
         """
-        try:
+        with pinned(self):
             yield from self.store.stream(self.key, etag=self.etag, chunk=chunk)
-        except ChangedObjectError as error:
-            raise SpecError(
-                "the file changed while it was being read; submit the job again once it is complete",
-                file=self.name,
-                param="source.file",
-                code="source_changed",
-            ) from error
-        except MissingObjectError as error:
-            raise SpecError("there is no such file any more", file=self.name, param="source.file") from error
+
+
+@contextmanager
+def pinned(source: SourceFile) -> Iterator[None]:
+    """Says it in the user's words where a source is no longer what planning began with."""
+    try:
+        yield
+    except ChangedObjectError as error:
+        raise SpecError(
+            "the file changed while it was being read; submit the job again once it is complete",
+            file=source.name,
+            param="source.file",
+            code="source_changed",
+        ) from error
+    except MissingObjectError as error:
+        raise _invalid("there is no such file any more", source.name) from error
 
 
 def open_source(spec: JobSpec, own: ObjectStore) -> SourceFile | None:
@@ -251,10 +259,11 @@ def stage(source: SourceFile, staging: Staging) -> SourceFile:
     """
     key = f"{staging.prefix}/source.{source.format}"
     reader = io.BufferedReader(ChunkReader(source.stream()))
+    plain: gzip.GzipFile | pa.NativeFile
     if source.compression == "gzip":
         plain = gzip.GzipFile(fileobj=reader)
     else:
-        plain = pa.CompressedInputStream(pa.PythonFile(cast("IO[bytes]", reader), mode="r"), "zstd")
+        plain = pa.CompressedInputStream(pa.PythonFile(reader, mode="r"), "zstd")
     with plain:
         size = staging.store.put_stream(key, cast("IO[bytes]", _Decompressed(plain, source)))
     return msgspec.structs.replace(
@@ -297,7 +306,7 @@ class _Decompressed:
     def read(self, size: int = -1) -> bytes:
         """The next bytes."""
         try:
-            return bytes(self._plain.read(CHUNK if size is None or size < 0 else size))
+            return bytes(self._plain.read(CHUNK if size < 0 else size))
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
             raise _broken(self._source, error) from error
 

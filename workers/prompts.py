@@ -12,7 +12,8 @@ from jinja2.exceptions import SecurityError
 
 from models.spec import Message, Role
 from workers.contracts import Row
-from workers.sandbox import MAX_TEXT, PromptEnvironment, Rewriter, refused, start_budget, text_of
+from workers.sandbox import PromptEnvironment, Rewriter, refused
+from workers.template_budget import MAX_TEXT, start_budget, text_of
 
 MAX_SOURCE = 256 << 10
 """Characters of a template."""

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import base64
 import csv
-import datetime
-import decimal
+import datetime as dt
 import io
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workers.contracts import ByteRange, CountRange, Row, RowGroupRange, SourceRange
+from workers.contracts import CountRange, Row, RowGroupRange, SourceRange
 from workers.store import ObjectStore, open_uri
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -87,7 +86,7 @@ def parse_csv(data: bytes, columns: Sequence[str], delimiter: str) -> list[Row]:
     return [dict(zip(columns, cells, strict=True)) for cells in reader if cells]
 
 
-def csv_reader(lines: Iterable[str], delimiter: str) -> Any:  # Any: csv's reader has no public type
+def csv_reader(lines: Iterable[str], delimiter: str) -> Any:  # noqa: ANN401 - csv's reader has no public type
     """A reader of CSV as RFC 4180 has it: quotes are doubled, and a quoted cell may hold line ends."""
     # The limit belongs to the process, and its default would refuse an article in a cell.
     csv.field_size_limit(MAX_CELL)
@@ -132,7 +131,8 @@ class RangedFile(io.RawIOBase):
         """The next bytes."""
         left = max(0, self._size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
-        # Even of an empty read the version is checked: the object may be gone.
+        if not wanted:
+            return b""
         data = self._store.get(self._key, offset=self._position, length=wanted, etag=self._etag)
         self._position += len(data)
         return data
@@ -144,7 +144,7 @@ def open_parquet(file: RangedFile) -> pq.ParquetFile:
     Raises:
         pyarrow.ArrowException: it is not Parquet, or broken.
     """
-    return pq.ParquetFile(pa.PythonFile(cast("IO[bytes]", file), mode="r"), buffer_size=1 << 20, pre_buffer=False)
+    return pq.ParquetFile(pa.PythonFile(file, mode="r"), buffer_size=1 << 20, pre_buffer=False)
 
 
 def parquet_rows(file: pq.ParquetFile, group: int) -> Iterator[list[Row]]:
@@ -174,12 +174,12 @@ def json_value(value: object) -> object:
         return {str(key): json_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [json_value(inner) for inner in value]
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+    return _as_text(value)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, dt.datetime | dt.date | dt.time):
         return value.isoformat()
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return str(value)
