@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,7 +26,15 @@ import psutil
 
 from orchestrator.processes import ProcessError, ProcessSpec, ProcessState, ProcessView, Supervisor
 from orchestrator.settings import Settings
-from orchestrator.stackfile import ProcessRecord, StackRecord, StackState, own_stack, remove_record, write_record
+from orchestrator.stackfile import (
+    LAUNCHER,
+    ProcessRecord,
+    StackRecord,
+    StackState,
+    own_stack,
+    remove_record,
+    write_record,
+)
 
 LOOPBACK = "127.0.0.1"
 DATABASE_GATE = "the database's schema"
@@ -174,6 +183,7 @@ class EmbeddedStack:
             StackError: the port is taken, or a program is missing.
         """
         self._held = ExitStack()
+        self._writing = threading.Lock()
         data_dir = self.settings.data_dir
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -252,8 +262,12 @@ class EmbeddedStack:
     def _write_record(self) -> None:
         if self.reading:
             return
+        with self._writing:  # the supervisor's thread and ours both have news
+            self._replace_record()
+
+    def _replace_record(self) -> None:
         views = self._supervisor.views()
-        own = ProcessRecord("launcher", os.getpid(), ProcessState.RUNNING)
+        own = ProcessRecord(LAUNCHER, os.getpid(), ProcessState.RUNNING)
         record = StackRecord(
             pid=os.getpid(),
             created=psutil.Process().create_time(),

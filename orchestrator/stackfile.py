@@ -20,6 +20,8 @@ import psutil
 RECORD = "stack.json"
 LOCK = "stack.lock"
 USERS = "stack.users"
+LAUNCHER = "launcher"
+"""The role of the process that started all others, and owns them."""
 
 StackState = Literal["starting", "ready", "stopping"]
 
@@ -147,7 +149,7 @@ def with_descendants(processes: Sequence[ProcessRecord]) -> list[ProcessRecord]:
     found: list[ProcessRecord] = []
     for record in processes:
         found.append(record)
-        if record.pid is None:
+        if record.pid is None or record.role == LAUNCHER:
             continue
         try:
             below = psutil.Process(record.pid).children(recursive=True)

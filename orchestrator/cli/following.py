@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,7 @@ from orchestrator.views import JobView
 FIRST_FEW = 3
 LONGEST_SAMPLE = 600
 """Characters of an output that are shown at the end of a run."""
+WIDEST = 100
 
 
 def follow(client: Client, job_id: str, shown: Display) -> JobView:
@@ -55,20 +58,22 @@ class Ending:
                 f"  time     {wall_time(job)}",
                 f"  results  {self.results}",
             ]
+        width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
         for record in self.samples:
-            lines += ["", *sample_lines(record)]
+            lines += ["", *sample_lines(record, width)]
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
 
 
-def sample_lines(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
-    """A record as a person reads it."""
+def sample_lines(record: Mapping[str, Any], width: int) -> list[str]:  # a record: any JSON
+    """A record as a person reads it, in lines of at most `width` characters."""
     name = f" {record['custom_id']}" if "custom_id" in record else ""
     given = ", ".join(f"{key}: {value}" for key, value in (record.get("input") or {}).items())
     lines = [f"  [{record['index']}]{name}{f' ({given})' if given else ''}"]
     for text in output_texts(record):
         short = text if len(text) <= LONGEST_SAMPLE else text[:LONGEST_SAMPLE].rstrip() + " …"
-        lines += [f"    {line}" for line in short.splitlines() or [""]]
+        for line in short.splitlines() or [""]:
+            lines += textwrap.wrap(line, width, initial_indent="    ", subsequent_indent="    ") or [""]
     return lines
 
 

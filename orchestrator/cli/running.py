@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,12 +63,13 @@ def run(
     shown = progress.enter_context(display(stderr()))
     with progress, any_service(settings, shown.phase) as service:
         client = service.client
-        job = submit_job(client, spec, shown)
+        submission = Submission(spec)
         try:
-            job = follow(client, job.id, shown)
+            job = follow(client, submission.send(client, shown), shown)
         except KeyboardInterrupt:
             progress.close()
-            _leave(service, job)
+            if submission.job is not None:
+                _leave(service, submission.job)
             raise
         if out is not None and job.items:
             shown.phase("saving")
@@ -93,7 +96,7 @@ def _leave(service: Service, job: JobView) -> None:
     while not job.ended and time.monotonic() < deadline:
         pause.wait(0.1)
         job = client.job(job.id)
-    if job.counts.done:
+    if job.counts.ok:
         say(f"{job.counts.ok:,} finished items are kept: nightmill results {job.id}")
 
 
@@ -114,11 +117,12 @@ def submit_only(spec: JobSpec, data_dir: Path | None, *, as_json: bool) -> None:
     from orchestrator.cli.reach import running_service, settings_for
 
     with running_service(settings_for(data_dir)) as client:
-        job = submit_job(client, spec, Lines(lambda _: None))
-    if as_json:
-        print_json(job.to_json())
+        submission = Submission(spec)
+        job_id = submission.send(client, Lines(lambda _: None))
+    if as_json and submission.job is not None:
+        print_json(submission.job.to_json())
     else:
-        sys.stdout.write(f"{job.id}\n")
+        sys.stdout.write(f"{job_id}\n")
 
 
 @guarded
@@ -142,12 +146,13 @@ def preview(
     progress = ExitStack()
     shown = progress.enter_context(display(stderr()))
     with progress, any_service(settings, shown.phase) as service:
-        job = submit_job(service.client, small, shown)
+        submission = Submission(small)
         try:
-            job = follow(service.client, job.id, shown)
+            job = follow(service.client, submission.send(service.client, shown), shown)
         except KeyboardInterrupt:
             progress.close()
-            service.client.act(job.id, "cancel")
+            if submission.job is not None:
+                service.client.act(submission.job.id, "cancel")
             raise
         records = service.client.results(job.id, limit=count).data if job.items else []
         progress.close()
@@ -194,14 +199,37 @@ def _quickly_read(spec: JobSpec) -> bool:
     return (source.count or 1) * source.grid_size <= QUICK_ITEMS
 
 
-def submit_job(client: Client, spec: JobSpec, shown: Display) -> JobView:
-    """Upload the job's local source, if it has one, and submit it."""
-    from ulid import ULID
+class Submission:
+    """A job on its way to the service; once that has it, `job` is set, even where Ctrl-C came in between."""
 
-    from orchestrator.jobfile import is_local
+    def __init__(self, spec: JobSpec) -> None:
+        self._spec = spec
+        self.job: JobView | None = None
 
-    source = spec.source.file
-    if source is not None and is_local(source):
-        shown.phase("uploading")
-        spec = spec.with_source_file(client.upload(Path(source)).uri)
-    return client.submit(spec.to_json(), key=f"nightmill-{ULID()}")
+    def send(self, client: Client, shown: Display) -> str:
+        """Upload the job's local source, if it has one, and submit it; returns the job's id."""
+        from ulid import ULID
+
+        from orchestrator.jobfile import is_local
+
+        spec = self._spec
+        source = spec.source.file
+        if source is not None and is_local(source):
+            shown.phase("uploading")
+            spec = spec.with_source_file(client.upload(Path(source)).uri)
+        with _interrupts_later():
+            self.job = client.submit(spec.to_json(), key=f"nightmill-{ULID()}")
+        return self.job.id
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back until the context ends."""
+    came: list[int] = []
+    earlier = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    if came:
+        raise KeyboardInterrupt
