@@ -18,6 +18,7 @@ from orchestrator.jobs import Jobs
 from orchestrator.reports import Applied
 from orchestrator.spec import JobSpec, parse_job
 from orchestrator.tables import Shard
+from workers.broker import BrokerError
 from workers.contracts import (
     CountRange,
     Counts,
@@ -168,15 +169,29 @@ class Outbox:
     """A broker that keeps what is published, as it looks after a way over the wire."""
 
     def __init__(self) -> None:
+        self.broken = False
+        """Whether everything fails, as it does where Redis is away."""
         self.shards: list[ShardTask] = []
         self.probes: list[tuple[str, int]] = []
         self.stopped: list[tuple[str, str]] = []
+        self.forgotten: list[str] = []
 
     def shard(self, task: ShardTask) -> None:
+        self._reach()
         self.shards.append(decode(encode(task), ShardTask))
 
     def probe(self, reaper: str, value: int) -> None:
+        self._reach()
         self.probes.append((reaper, value))
 
     def stop_job(self, job: str, reason: str) -> None:
+        self._reach()
         self.stopped.append((job, reason))
+
+    def forget_stop(self, job: str) -> None:
+        self._reach()
+        self.forgotten.append(job)
+
+    def _reach(self) -> None:
+        if self.broken:
+            raise BrokerError("Redis is away")
