@@ -5,11 +5,9 @@ Whatever a setting names already (a Redis, a PostgreSQL, a bucket, a Ray cluster
 
 from __future__ import annotations
 
-import http.client
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import threading
@@ -20,10 +18,10 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 import psutil
 
+from orchestrator.endpoints import LOOPBACK, PortError, accepts, accepts_at, answers, check_port, free_port
 from orchestrator.processes import ProcessError, ProcessSpec, ProcessState, ProcessView, Supervisor
 from orchestrator.settings import Settings
 from orchestrator.stackfile import (
@@ -36,7 +34,6 @@ from orchestrator.stackfile import (
     write_record,
 )
 
-LOOPBACK = "127.0.0.1"
 DATABASE_GATE = "the database's schema"
 LONGEST_RAY_FOLDER = 40
 """Ray's sockets lie some 60 characters below its folder, and a Unix socket's path has 107 at most."""
@@ -48,44 +45,11 @@ RAY_COMMAND = (
     # Without grpc `ray start` leaves out its client server, a process of 100 MB on a fixed port that nobody calls.
     "import sys; sys.modules['grpc'] = None; from ray.scripts.scripts import main; main()",
 )
-PROBE_SECONDS = 1.0
+REDIS_CONFIGURATION = "redis.conf"
 
 
 class StackError(Exception):
     """The stack could not be started, or could not go on."""
-
-
-def free_port(host: str = LOOPBACK) -> int:
-    """A port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise StackError where the port is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StackError(
-                f"the API cannot listen on {host}:{port}: {error.strerror}{_listener(port)}; "
-                "give another one with --port, or --port 0 for any that is free"
-            ) from error
-
-
-def _listener(port: int) -> str:
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if not connection.laddr or connection.status != psutil.CONN_LISTEN or not connection.pid:
-                continue
-            if connection.laddr.port == port:
-                return f" (by process {connection.pid}, {psutil.Process(connection.pid).name()})"
-    except (psutil.AccessDenied, psutil.NoSuchProcess):
-        return ""  # only who it is stays unsaid
-    return ""
 
 
 def redis_binary() -> str:
@@ -127,39 +91,6 @@ def own_ray_folder(data_dir: Path) -> Path:
     return folder
 
 
-def accepts(host: str, port: int) -> bool:
-    """Whether something listens there."""
-    try:
-        with socket.create_connection((host, port), PROBE_SECONDS):
-            return True
-    except OSError:
-        return False
-
-
-def accepts_at(path: Path) -> bool:
-    """Whether something listens on a Unix socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(PROBE_SECONDS)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True
-
-
-def answers(url: str, path: str) -> bool:
-    """Whether an HTTP server answers 200 there."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or LOOPBACK, parts.port, timeout=PROBE_SECONDS)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
 @dataclass
 class EmbeddedStack:
     """A stack and its processes: start it with `with`, and nothing of it is left after."""
@@ -191,6 +122,7 @@ class EmbeddedStack:
             if not self.reading:
                 self._held.enter_context(own_stack(data_dir))
                 self._held.callback(remove_record, data_dir)
+            self._check_given()
             if self.port:
                 check_port(self.settings.host, self.port)
             self.port = self.port or free_port(self.settings.host)
@@ -199,6 +131,9 @@ class EmbeddedStack:
             self._held.callback(self._stop)
             self._write_record()
             self._migrate()
+        except PortError as error:
+            self._held.close()
+            raise StackError(str(error)) from error
         except OSError as error:
             self._held.close()
             raise StackError(f"{data_dir} cannot be used as data directory: {error}") from error
@@ -243,6 +178,30 @@ class EmbeddedStack:
         if failure is not None:
             raise StackError(str(failure)) from failure
 
+    def _check_given(self) -> None:
+        """Say at once what cannot be used of that which this stack does not start itself."""
+        from workers.store import StoreError, open_store  # noqa: PLC0415 - boto3 is slow to load, and few need it
+
+        settings = self.settings
+        try:
+            open_store(settings.object_store_url).check()
+        except StoreError as error:
+            raise StackError(str(error)) from error
+        if "redis_url" in settings.model_fields_set and not self.reading:
+            from workers.broker import BrokerError, Hints  # noqa: PLC0415 - so is Celery
+
+            hints = Hints(settings.redis_url)
+            try:
+                hints.ping()
+            except BrokerError as error:
+                raise StackError(str(error)) from error
+            finally:
+                hints.close()
+        if settings.ray_address and not self.reading:
+            host, _, port = settings.ray_address.rpartition(":")
+            if not port.isdigit() or not accepts(host, int(port)):
+                raise StackError(f"Ray at {settings.ray_address} (NIGHTMILL_RAY_ADDRESS) cannot be reached")
+
     def _migrate(self) -> None:
         from orchestrator.database import DatabaseError, migrate  # noqa: PLC0415 - while Redis and Ray start beside it
 
@@ -256,6 +215,7 @@ class EmbeddedStack:
         self._state = "stopping"
         self._write_record()
         self._supervisor.stop()
+        (self.settings.data_dir / REDIS_CONFIGURATION).unlink(missing_ok=True)
         if not self.reading:
             shutil.rmtree(ray_folder(self.settings.data_dir), ignore_errors=True)
 
@@ -316,7 +276,7 @@ class EmbeddedStack:
     def _redis(self, environment: dict[str, str]) -> ProcessSpec:
         port = free_port()
         password = secrets.token_hex(16)
-        configuration = self.settings.data_dir / "redis.conf"
+        configuration = self.settings.data_dir / REDIS_CONFIGURATION
         # On loopback every account of the machine can connect, so a password keeps the queues ours. A file, because a
         # command line can be read by all.
         configuration.unlink(missing_ok=True)

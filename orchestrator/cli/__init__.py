@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import jobs, planned, running, stack
+from orchestrator.cli import health, jobs, planned, running, stack
 from orchestrator.cli.output import DEBUG
 
 app = typer.Typer(
@@ -38,7 +38,8 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (HERE, "up", stack.up),
     (HERE, "down", stack.down),
     (HERE, "status", stack.status),
-    (HERE, "models", jobs.models),
+    (HERE, "models", health.models),
+    (HERE, "doctor", health.doctor),
 )
 for panel, name, command in COMMANDS:
     app.command(name, rich_help_panel=panel)(command)

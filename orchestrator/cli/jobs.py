@@ -252,36 +252,3 @@ def _act(
         print_json(job.to_json())
     else:
         say(f"{job.id} is {job.status.value}")
-
-
-@guarded
-def models(*, as_json: AsJson = False) -> None:
-    """List the models that can be named in a job, and whether they can run on this machine."""
-    from models import catalog
-
-    installed = catalog.installed_engines()
-    entries = [
-        {
-            "name": entry.name,
-            "description": entry.description,
-            "engines": list(entry.engines),
-            "runs_here": [engine for engine in entry.engines if engine in installed],
-            "context_length": entry.context_length,
-            "license": entry.license,
-        }
-        for entry in catalog.list_models()
-    ]
-    if as_json:
-        print_json(entries)
-        return
-    rows = [
-        [
-            entry.name,
-            ", ".join(engine for engine in entry.engines if engine in installed) or "no engine installed",
-            f"{entry.context_length:,}",
-            entry.description,
-        ]
-        for entry in catalog.list_models()
-    ]
-    print_table(["name", "runs here with", "context", "what it is"], rows, right=["context"])
-    say("A folder with a model (model: ./my-model) or a hub id (model: org/name) can be named as well.")

@@ -20,6 +20,7 @@ NOT_COMPLETED = 1
 BAD_INPUT = 2
 UNREACHABLE = 3
 INTERRUPTED = 128 + signal.SIGINT
+PIPED_WIDTH = 200
 DEBUG = "NIGHTMILL_DEBUG"
 
 Given = ParamSpec("Given")
@@ -41,12 +42,14 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def stdout() -> Console:
+def stdout(*, widest: int | None = None) -> Console:
     """Where results go. Tables keep their width when they are piped."""
     from rich.console import Console  # noqa: PLC0415 - not for `--help`
 
-    wide = None if sys.stdout.isatty() else 200
-    return Console(highlight=False, width=wide)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    if widest is not None and console.width > widest:
+        console.width = widest
+    return console
 
 
 def say(text: str) -> None:

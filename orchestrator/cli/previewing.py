@@ -102,7 +102,7 @@ def print_previews(records: Sequence[Mapping[str, Any]], prompts: Sequence[Asked
     from rich.rule import Rule  # noqa: PLC0415 - not for `--json`
     from rich.text import Text  # noqa: PLC0415 - not for `--json`
 
-    console = stdout()
+    console = stdout(widest=100)
     for record, asked in zip(records, prompts, strict=False):
         parts: list[Text | Rule] = [
             Text.assemble((f"{message['role']}: ", "bold cyan"), (message["content"].strip(), "dim"))

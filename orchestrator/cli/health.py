@@ -1,0 +1,75 @@
+"""`nightmill doctor` and `nightmill models`: what can be run here, and what is wrong."""
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that `--help` answers at once
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+import typer
+
+from orchestrator.cli.output import NOT_COMPLETED, guarded, print_json, print_table, say, stdout
+from orchestrator.cli.stack import AsJson, DataDir
+
+MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
+
+
+@guarded
+def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Check this installation and say how to mend what is wrong. Exits with 1 if there is a problem."""
+    from rich.text import Text
+
+    from orchestrator.cli.reach import settings_for
+    from orchestrator.doctor import examine
+
+    console = stdout()
+    found = []
+    for finding in examine(settings_for(data_dir)):
+        found.append(finding)
+        if as_json:
+            continue
+        mark, style = MARKS[finding.state]
+        console.print(Text.assemble((mark, style), f" {finding.about:<14}{finding.detail}"), soft_wrap=True)
+        if finding.mend is not None:
+            console.print(Text(f"  {'':<14}→ {finding.mend}", style=style), soft_wrap=True)
+    problems = sum(finding.state == "problem" for finding in found)
+    if as_json:
+        print_json({"ok": not problems, "findings": [asdict(finding) for finding in found]})
+    sys.stdout.flush()
+    if problems:
+        say(f"{problems} problem{'s' if problems > 1 else ''}")
+        raise typer.Exit(NOT_COMPLETED)
+
+
+@guarded
+def models(*, as_json: AsJson = False) -> None:
+    """List the models that a job can name, and whether they can run on this machine."""
+    from models import catalog
+
+    installed = catalog.installed_engines()
+    entries = [
+        {
+            "name": entry.name,
+            "description": entry.description,
+            "engines": list(entry.engines),
+            "runs_here": [engine for engine in entry.engines if engine in installed],
+            "context_length": entry.context_length,
+            "license": entry.license,
+        }
+        for entry in catalog.list_models()
+    ]
+    if as_json:
+        print_json(entries)
+        return
+    rows = [
+        [
+            entry.name,
+            ", ".join(engine for engine in entry.engines if engine in installed) or "no engine installed",
+            f"{entry.context_length:,}",
+            entry.description,
+        ]
+        for entry in catalog.list_models()
+    ]
+    print_table(["name", "runs here with", "context", "what it is"], rows, right=["context"])
+    say("A folder with a model (model: ./my-model) or a hub id (model: org/name) can be named as well.")
