@@ -111,7 +111,7 @@ class RowChecks:
         if self._spec.max_tokens_field is not None:
             self._check_limits(block, self._spec.max_tokens_field)
         for place in self._to_render(block):
-            self._render(rows[place], block.lines[place])
+            self._render(rows[place], block.lines[place], self._checked + place)
         self._checked += len(rows)
 
     def render_first(self, rows: list[Row]) -> None:
@@ -120,9 +120,8 @@ class RowChecks:
         Raises:
             SpecError: a template fails over one of them.
         """
-        for row in rows:
-            self._render(row, self._checked + 1)
-            self._checked += 1
+        for number, row in enumerate(rows):
+            self._render(row, number + 1, number)
 
     def refuse_duplicates(self, again: Callable[[], Iterator[Block]]) -> None:
         """Look, once all rows have been checked, whether two have the same id.
@@ -177,8 +176,8 @@ class RowChecks:
             places.update(place for place in range(len(rows)) if sizes[place] * times > longest)
         return sorted(places)
 
-    def _render(self, row: Row, line: int) -> None:
-        values = {**row, **self._grid[self._checked % len(self._grid)]} if self._grid_names else row
+    def _render(self, row: Row, line: int, number: int) -> None:
+        values = {**row, **self._grid[number % len(self._grid)]} if self._grid_names else row
         try:
             messages = self._template.render(values)
         except PromptError as error:
