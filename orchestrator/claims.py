@@ -90,7 +90,7 @@ def release(engine: Engine, job_id: str, owner: str) -> bool:
 
 def add_shards(engine: Engine, job_id: str, owner: str, shards: Sequence[NewShard], *, now: float) -> bool:
     """Commit a batch of shards, which cannot be taken yet; False where the job is no longer the planner's own."""
-    rows = [_values(job_id, shard, now) for shard in shards]
+    rows = [shard_values(job_id, shard, now) for shard in shards]
 
     def work(connection: Connection) -> bool:
         if not _beat(connection, job_id, owner):
@@ -125,7 +125,7 @@ def finish(
         last: Shards that were not yet added.
         now: Seconds since the epoch.
     """
-    rows = [_values(job_id, shard, now) for shard in last]
+    rows = [shard_values(job_id, shard, now) for shard in last]
 
     def apply(connection: Connection) -> bool:
         values = {"planner": None, "work": work, "items": items, "shard_count": shard_count, "planned_at": now}
@@ -164,7 +164,8 @@ def _owned(owner: str) -> tuple[ColumnElement[bool], ...]:
     return Job.planner == owner, Job.status == JobStatus.VALIDATING.value
 
 
-def _values(job_id: str, shard: NewShard, now: float) -> dict[str, Any]:  # column values
+def shard_values(job_id: str, shard: NewShard, now: float) -> dict[str, Any]:  # column values
+    """A new shard's row."""
     return {
         "job_id": job_id,
         "number": shard.number,

@@ -206,13 +206,18 @@ def _earlier(connection: Connection, job_id: str, settled: dict[int, int]) -> di
     """Keys at which earlier executions of shards may have left a part, newest first."""
     if not settled:
         return {}
-    rows = connection.execute(
-        select(Execution.id, Execution.shard, Execution.token)
-        .where(Execution.job_id == job_id, Execution.shard.in_(settled))
-        .order_by(Execution.shard, Execution.token.desc())
-    )
+    rows = connection.execute(executions_of(job_id, list(settled)))
     keys: dict[int, list[str]] = {}
     for row in rows:
         if row.token > settled[row.shard]:
             keys.setdefault(row.shard, []).append(part_key(job_id, row.shard, row.token, row.id))
     return keys
+
+
+def executions_of(job_id: str, numbers: Sequence[int]) -> Select[str, int, int]:
+    """Every execution that shards have had, the newest of each first."""
+    return (
+        select(Execution.id, Execution.shard, Execution.token)
+        .where(Execution.job_id == job_id, Execution.shard.in_(numbers))
+        .order_by(Execution.shard, Execution.token.desc())
+    )

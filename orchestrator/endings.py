@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
 
 from models.errors import FailureKind
 from orchestrator import guards, lifecycle
@@ -64,22 +64,7 @@ def lock_jobs(connection: Connection, job_ids: list[str], *, to_write: bool) -> 
 
 def lock_shard(connection: Connection, job_id: str, job_status: JobStatus, number: int) -> ShardState | None:
     """A shard, which now stays as it is until the end of the transaction; None where there is none."""
-    row = connection.execute(
-        select(
-            Shard.count.label("items"),  # a row has a method `count`
-            Shard.status,
-            Shard.token,
-            Shard.settled_token,
-            Shard.execution,
-            Shard.sequence,
-            Shard.attempts,
-            Shard.failures,
-            Shard.losses,
-            Shard.part_key,
-        )
-        .where(Shard.job_id == job_id, Shard.number == number)
-        .with_for_update()
-    ).first()
+    row = connection.execute(one_shard(job_id, number)).first()
     if row is None:
         return None
     return ShardState(
@@ -96,6 +81,26 @@ def lock_shard(connection: Connection, job_id: str, job_status: JobStatus, numbe
         failures=row.failures,
         losses=row.losses,
         part_key=row.part_key,
+    )
+
+
+def one_shard(job_id: str, number: int) -> Select[*tuple[Any, ...]]:
+    """What a judgement needs of a shard's row, locked."""
+    return (
+        select(
+            Shard.count.label("items"),  # a row has a method `count`
+            Shard.status,
+            Shard.token,
+            Shard.settled_token,
+            Shard.execution,
+            Shard.sequence,
+            Shard.attempts,
+            Shard.failures,
+            Shard.losses,
+            Shard.part_key,
+        )
+        .where(Shard.job_id == job_id, Shard.number == number)
+        .with_for_update()
     )
 
 

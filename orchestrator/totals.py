@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, case, func, select
+from sqlalchemy import Connection, Row, Select, and_, case, func, select
 
 from models.spec import Usage
 from orchestrator.lifecycle import ShardStatus
@@ -85,8 +86,16 @@ _PHASES = ("loading", "reading", "generating", "writing")
 
 def sum_shards(connection: Connection, job_ids: Sequence[str]) -> dict[str, Totals]:
     """Totals of jobs, from one pass over their shards. A job without shards has none."""
+    totals: dict[str, Totals] = {}
+    for row in connection.execute(sums(job_ids)):
+        totals[row.job_id] = _add(totals.get(row.job_id, Totals()), row)
+    return totals
+
+
+def sums(job_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
+    """Sums over the shards of jobs, a row for each job and status."""
     has_part = Shard.part_key.is_not(None)
-    statement = (
+    return (
         select(
             Shard.job_id,
             Shard.status,
@@ -115,10 +124,6 @@ def sum_shards(connection: Connection, job_ids: Sequence[str]) -> dict[str, Tota
         .where(Shard.job_id.in_(job_ids))
         .group_by(Shard.job_id, Shard.status)
     )
-    totals: dict[str, Totals] = {}
-    for row in connection.execute(statement):
-        totals[row.job_id] = _add(totals.get(row.job_id, Totals()), row)
-    return totals
 
 
 def _add(so_far: Totals, row: Row) -> Totals:  # type: ignore[type-arg]  # one group of the statement above
