@@ -23,7 +23,6 @@ from workers.contracts import APPLY_PROBE_TASK, APPLY_REPORTS_TASK, REPORTS_QUEU
 from workers.settings import SettingsError, load_settings
 
 logger = logging.getLogger(__name__)
-THREADS = 2
 
 
 def apply_reports(engine: Engine, hints: Hints, texts: Sequence[str], *, now: float, chance: random.Random) -> None:
@@ -82,9 +81,10 @@ def main() -> None:
     try:
         make_app(settings, engine, hints).worker_main(
             [
+                "--quiet",
                 "worker",
-                "--pool=threads",
-                f"--concurrency={THREADS}",
+                # In order, one at a time: a probe then comes after the reports that were sent before it.
+                "--pool=solo",
                 f"--queues={REPORTS_QUEUE}",
                 f"--hostname=control-{os.getpid()}@%h",
                 "--without-gossip",

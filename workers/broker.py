@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import redis
-from celery import Celery
+from celery import Celery, bootsteps
 from kombu.exceptions import OperationalError
 
 from workers.contracts import (
@@ -36,6 +37,9 @@ HINT_SECONDS = 3600
 """How long a directive or a wake-up stays in Redis; far longer than anyone waits for it."""
 
 
+TURN_SECONDS = 0.02
+
+
 class BrokerError(Exception):
     """Redis could not be reached; the message has its address, without its password."""
 
@@ -53,10 +57,7 @@ def make_celery(redis_url: str, *, name: str = "nightmill") -> Celery:
             APPLY_REPORTS_TASK: {"queue": REPORTS_QUEUE},
             APPLY_PROBE_TASK: {"queue": REPORTS_QUEUE},
         },
-        worker_pool="threads",
         worker_prefetch_multiplier=1,
-        # A message that waits inside a busy worker is one that no idle worker can take.
-        worker_disable_prefetch=True,
         # ray.init needs the real standard output.
         worker_redirect_stdouts=False,
         worker_hijack_root_logger=False,
@@ -74,6 +75,23 @@ def make_celery(redis_url: str, *, name: str = "nightmill") -> Celery:
         task_publish_retry=False,
     )
     return app
+
+
+class TakeOneForOne(bootsteps.StartStopStep):  # type: ignore[misc] # celery has no types
+    """Lets a worker with threads take a message only when a thread is free for it, and as soon as one is.
+
+    A message that waits inside a busy worker is one that no idle worker can take, hence no prefetch. But a thread that
+    ends its task does not wake the worker's event loop, which then may sleep for ten seconds beside a full queue.
+    """
+
+    requires = ("celery.worker.components:Hub",)
+
+    def __init__(self, parent: Any, **_: object) -> None:  # noqa: ANN401 - celery's WorkController has no types
+        parent.app.conf.worker_disable_prefetch = True
+
+    def start(self, parent: Any) -> None:  # noqa: ANN401 - as above
+        """Give the loop a turn every few milliseconds."""
+        parent.hub.call_repeatedly(TURN_SECONDS, lambda: None)
 
 
 def connect_redis(redis_url: str) -> redis.Redis:

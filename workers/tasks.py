@@ -20,7 +20,7 @@ from celery.platforms import SecurityWarning
 
 from models import catalog
 from models.errors import FailureKind, ModelError
-from workers.broker import Hints, Publisher, make_celery
+from workers.broker import Hints, Publisher, TakeOneForOne, make_celery
 from workers.contracts import GENERATE_QUEUE, RUN_SHARD_TASK, ContractError, Failure, ShardTask, Timings, decode
 from workers.execute import Outcome, Progress
 from workers.leases import Lease, LeaseKeeper
@@ -96,6 +96,7 @@ class GenerationWorker:
     def celery(self) -> Celery:
         """The Celery app with this worker's task."""
         app = make_celery(self._settings.redis_url, name="nightmill-worker")
+        app.steps["worker"].add(TakeOneForOne)
 
         @app.task(name=RUN_SHARD_TASK, ignore_result=True)  # type: ignore[untyped-decorator] # celery has no types
         def task(text: str) -> None:
