@@ -106,7 +106,7 @@ class Client:
         self.url = url.rstrip("/")
         self._clock = clock
         self._pause = pause
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = {b"Authorization": f"Bearer {api_key}".encode()} if api_key else {}
         self._http = httpx.Client(
             base_url=self.url,
             headers=headers,

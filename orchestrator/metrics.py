@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from orchestrator import database
 from orchestrator.lifecycle import JobStatus, ShardStatus
@@ -26,8 +27,8 @@ class JobCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The figures of this moment."""
         with database.reading(self._engine) as connection:
-            jobs = dict(connection.execute(select(Job.status, func.count()).group_by(Job.status)).tuples().all())
-            shards = dict(connection.execute(select(Shard.status, func.count()).group_by(Shard.status)).tuples().all())
+            jobs = _by_status(connection, Job.status)
+            shards = _by_status(connection, Shard.status)
             ok, failed, prompt, completion = connection.execute(
                 select(
                     func.coalesce(func.sum(Shard.ok), 0),
@@ -48,6 +49,10 @@ class JobCollector(Collector):
             ["kind"],
             {("prompt",): prompt, ("completion",): completion},
         )
+
+
+def _by_status(connection: Connection, status: InstrumentedAttribute[str]) -> dict[str, int]:
+    return {row[0]: row[1] for row in connection.execute(select(status, func.count()).group_by(status))}
 
 
 def _family(name: str, text: str, labels: list[str], values: dict[tuple[str, ...], int]) -> GaugeMetricFamily:

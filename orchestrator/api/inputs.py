@@ -7,7 +7,7 @@ import io
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from anyio import from_thread
+from anyio import from_thread, lowlevel
 from fastapi import APIRouter, Path, Request
 from fastapi.concurrency import run_in_threadpool
 from typing_extensions import Buffer
@@ -29,10 +29,11 @@ _BODY: dict[str, Any] = {  # OpenAPI
 
 
 class BodyReader(io.RawIOBase):
-    """A request's body as a file that a thread reads, while the event loop receives it. Counts and hashes."""
+    """A request's body as a file that any thread reads, while the event loop receives it. Counts and hashes."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         super().__init__()
+        self._loop = lowlevel.current_token()  # boto3 reads from threads of its own
         self._chunks = chunks
         self._rest = b""
         self._digest = hashlib.sha256()
@@ -46,7 +47,7 @@ class BodyReader(io.RawIOBase):
         """Fill the buffer with what has come; 0 at the end of the body."""
         view = memoryview(buffer).cast("B")
         while not self._rest:
-            chunk = from_thread.run(self._next)
+            chunk = from_thread.run(self._next, token=self._loop)
             if chunk is None:
                 return 0
             self._rest = chunk

@@ -54,8 +54,9 @@ def check_key(request: Request, services: ServicesOf) -> None:
     if not expected:
         return
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    # Compared as bytes: compare_digest refuses text outside ASCII.
-    if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), expected.encode()):
+    # As bytes, for compare_digest refuses text outside ASCII; Starlette reads a header's bytes as Latin-1.
+    same = secrets.compare_digest(given.strip().encode("latin-1"), expected.encode())
+    if scheme.lower() != "bearer" or not same:
         raise RequestError(
             "this service asks for a key: send `Authorization: Bearer …` (the command line takes it from "
             "NIGHTMILL_API_KEY)",
