@@ -48,8 +48,9 @@ class Speedometer:
         now = self._clock()
         done = job.counts.done
         tokens = job.usage.completion_tokens
-        if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()  # a lost shard is run again, and its items are open again
+        # Nothing is measured before the first item. And a lost shard is run again: its items are open once more.
+        if done == 0 or (self._seen and done < self._seen[-1][1]):
+            self._seen.clear()
         self._seen.append((now, done, tokens))
         # The last one before the window stays: it is where the window's first step began.
         while len(self._seen) > 2 and self._seen[1][0] <= now - WINDOW_SECONDS:
