@@ -24,6 +24,7 @@ from workers.store import ObjectStore
 MAX_PAGE = 10_000
 _SHARDS_AT_ONCE = 100
 _CHUNK = 1 << 20
+_OPEN = [status.value for status in sorted(SHARD_OPEN)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,7 @@ def _look(jobs: Jobs, job_id: str) -> _View:
 
 def first_open_item(job_id: str) -> Select[int | None]:
     """The first item of a job that has no record yet."""
-    open_statuses = [status.value for status in sorted(SHARD_OPEN)]
-    return select(func.min(Shard.first)).where(Shard.job_id == job_id, Shard.status.in_(open_statuses))
+    return select(func.min(Shard.first)).where(Shard.job_id == job_id, Shard.status.in_(_OPEN))
 
 
 def shards_from(
@@ -146,9 +146,12 @@ def _shards(jobs: Jobs, view: _View, *, start: int, failed_only: bool) -> Iterat
             statement = statement.where(or_(Shard.part_failed > 0, Shard.status == ShardStatus.FAILED.value))
         with database.reading(jobs.engine) as connection:
             rows = connection.execute(statement).all()
+        for row in rows:
+            if row.status in _OPEN:
+                return  # a retry has begun since we looked
+            yield row
         if not rows:
             return
-        yield from rows
         start = rows[-1].first + rows[-1].items
 
 

@@ -281,3 +281,20 @@ def test_a_page_that_stops_early_leaves_nothing_open(reader: Reader) -> None:
     job = planned_job(reader.engine, reader.clock, shards=2, size=2)
     finish_all(reader.engine, reader.clock, job, store=reader.store)
     assert len(results.read(reader.store, reader.jobs, job, limit=1).records) == 1
+
+
+def test_a_retry_that_begins_under_a_reader_ends_the_stream_and_invents_nothing(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = planned_job(reader.engine, reader.clock, shards=3, size=2)
+    finish_all(reader.engine, reader.clock, job, failed=[3], store=reader.store)
+    reader.end()
+    look = results._look
+
+    def meddle(*arguments: Any) -> Any:
+        found = look(*arguments)
+        reader.jobs.retry(job)
+        return found
+
+    monkeypatch.setattr(results, "_look", meddle)
+    assert [record["index"] for record in reader.streamed(job)] == [0, 1]
