@@ -113,7 +113,7 @@ def test_plan_shows_what_would_run(nightmill: Callable[..., Any], tmp_path: Path
     assert "warm Tent" in shown.stdout
     plan = json.loads(nightmill(*arguments, "--json").stdout)
     assert (plan["items"], plan["rows"], plan["shards"], plan["custom_id"]) == (4, 2, 1, "sku")
-    assert plan["samples"][1] == [{"role": "user", "content": "bold Tent"}]
+    assert plan["samples"][1] == [{"role": "user", "content": "bold Lamp"}]
 
 
 def test_models_are_listed(nightmill: Callable[..., Any]) -> None:
@@ -195,7 +195,7 @@ def test_without_a_terminal_there_is_a_line_a_phase_and_a_line_a_tenth(clock: Ma
     for done in range(0, 101, 5):
         clock.advance(1)
         lines.show(speed.look(job_view(ok=done, phase="generating")))
-    assert written[:3] == ["planning", "generating", "10 % · 10/100 items · 25 tokens/s · 18.0 s left"]
+    assert written[:3] == ["planning", "generating", "10 % · 10/100 items · 25 tokens/s · 18 s left"]
     assert len(written) == 12
 
 
