@@ -9,7 +9,7 @@ shards by number.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, case, update
@@ -59,12 +59,7 @@ def move_shards(
     """
     for status in old:
         lifecycle.check_shard(status, new)
-    statement = (
-        update(Shard)
-        .where(Shard.job_id == job_id, Shard.status.in_([status.value for status in sorted(old)]), *where)
-        .values(status=new.value, **_released(new), **(values or {}))
-    )
-    return connection.execute(statement).rowcount
+    return _write(connection, job_id, old, where, {"status": new.value, **_released(new), **(values or {})})
 
 
 def close_shards(
@@ -79,16 +74,19 @@ def close_shards(
     for status in old:
         lifecycle.check_shard(status, new)
         lifecycle.check_shard(status, ShardStatus.DONE)
-    statement = (
-        update(Shard)
-        .where(Shard.job_id == job_id, Shard.status.in_([status.value for status in sorted(old)]), *where)
-        .values(
-            status=case((Shard.part_key.is_not(None), ShardStatus.DONE.value), else_=new.value),
-            **_released(new),
-            **(values or {}),
-        )
-    )
-    return connection.execute(statement).rowcount
+    fallen = case((Shard.part_key.is_not(None), ShardStatus.DONE.value), else_=new.value)
+    return _write(connection, job_id, old, where, {"status": fallen, **_released(new), **(values or {})})
+
+
+def _write(
+    connection: Connection,
+    job_id: str,
+    old: Collection[ShardStatus],
+    where: Sequence[ColumnElement[bool]],
+    values: Values,
+) -> int:
+    guard = (Shard.job_id == job_id, Shard.status.in_([status.value for status in sorted(old)]), *where)
+    return connection.execute(update(Shard).where(*guard).values(**values)).rowcount
 
 
 def _released(new: ShardStatus) -> dict[str, None]:

@@ -30,7 +30,8 @@ class ItemCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class JobTimings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a job's time went, in seconds.
 
-    Shards run side by side, so the sums may exceed the wall time. An execution whose work was lost counts for nothing.
+    Shards run side by side, so the sums may exceed the wall time. An execution whose work was lost counts for nothing,
+    and after a retry each shard's last execution is the one that counts.
     """
 
     queued: float | None = None
