@@ -20,7 +20,7 @@ import httpx
 import msgspec
 
 from orchestrator.views import JobView
-from workers.broker import without_password
+from workers.urls import without_password
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0

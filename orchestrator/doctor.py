@@ -25,8 +25,9 @@ from orchestrator.embedded import StackError, redis_binary
 from orchestrator.endpoints import accepts, answers
 from orchestrator.settings import Settings
 from orchestrator.stackfile import read_record
-from workers.broker import BrokerError, Hints, without_password
+from workers.broker import BrokerError, Hints
 from workers.store import StoreError, open_store
+from workers.urls import without_password
 
 State = Literal["ok", "warning", "problem"]
 LEAST_PYTHON = (3, 11)

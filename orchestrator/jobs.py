@@ -20,8 +20,8 @@ from orchestrator.deadlines import resolve_deadline
 from orchestrator.endings import NO_FIGURES
 from orchestrator.lifecycle import JOB_LIVE, JOB_RETRYABLE, JobStatus, ShardStatus
 from orchestrator.spec import JobSpec, parse_job
+from orchestrator.sums import sum_shards
 from orchestrator.tables import Job, Shard
-from orchestrator.totals import sum_shards
 from orchestrator.views import PRIORITIES, JobView, view_job
 
 MAX_PAGE = 1000

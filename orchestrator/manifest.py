@@ -10,8 +10,9 @@ import orjson
 from sqlalchemy import Connection, Engine, Row, Select, select
 
 from orchestrator import database
+from orchestrator.sums import sum_shards
 from orchestrator.tables import Job, Shard
-from orchestrator.totals import Totals, sum_shards
+from orchestrator.totals import Totals
 from orchestrator.views import JobView, view_job
 from workers.store import ObjectStore
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from orchestrator import database
 from workers.settings import Settings as WorkerSettings
 
 
@@ -28,6 +27,8 @@ class Settings(WorkerSettings):
     @classmethod
     def _database(cls, value: str) -> str:
         if value:
+            from orchestrator import database  # noqa: PLC0415 - most commands need no SQLAlchemy
+
             try:
                 database.shown(value)
             except database.DatabaseError as error:

@@ -1,16 +1,10 @@
-"""What a job comes to: counts, usage and timings, summed over its shards, live or frozen."""
+"""What a job comes to: counts, usage and timings, live or frozen. `orchestrator.sums` makes them from the shards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import msgspec
-from sqlalchemy import Connection, Row, Select, and_, case, func, select
 
 from models.spec import Usage
-from orchestrator.lifecycle import ShardStatus
-from orchestrator.tables import Shard
 
 
 class ItemCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,77 +74,3 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             write=self.write,
             wall=None if finished_at is None else max(0.0, finished_at - created_at),
         )
-
-
-_PHASES = ("loading", "reading", "generating", "writing")
-
-
-def sum_shards(connection: Connection, job_ids: Sequence[str]) -> dict[str, Totals]:
-    """Totals of jobs, from one pass over their shards. A job without shards has none."""
-    totals: dict[str, Totals] = {}
-    for row in connection.execute(sums(job_ids)):
-        totals[row.job_id] = _add(totals.get(row.job_id, Totals()), row)
-    return totals
-
-
-def sums(job_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
-    """Sums over the shards of jobs, a row for each job and status."""
-    has_part = Shard.part_key.is_not(None)
-    return (
-        select(
-            Shard.job_id,
-            Shard.status,
-            func.count().label("shards"),
-            func.sum(Shard.count).label("items"),
-            func.sum(case((has_part, Shard.part_ok), else_=Shard.ok)).label("ok"),
-            func.sum(case((has_part, Shard.part_failed), else_=Shard.failed)).label("failed"),
-            func.sum(case((has_part, Shard.part_prompt_tokens), else_=Shard.prompt_tokens)).label("prompt"),
-            func.sum(case((has_part, Shard.part_completion_tokens), else_=Shard.completion_tokens)).label("completion"),
-            func.sum(Shard.losses).label("losses"),
-            func.sum(Shard.failures).label("failures"),
-            func.min(Shard.started_at).label("started_at"),
-            func.max(Shard.load_seconds).label("load"),
-            func.sum(Shard.read_seconds).label("read"),
-            func.sum(Shard.generate_seconds).label("generate"),
-            func.sum(Shard.write_seconds).label("write"),
-            func.max(
-                case(
-                    *(
-                        (and_(Shard.status == ShardStatus.RUNNING.value, Shard.phase == phase), rank)
-                        for rank, phase in enumerate(_PHASES)
-                    )
-                )
-            ).label("phase"),
-        )
-        .where(Shard.job_id.in_(job_ids))
-        .group_by(Shard.job_id, Shard.status)
-    )
-
-
-def _add(so_far: Totals, row: Row) -> Totals:  # type: ignore[type-arg]  # one group of the statement above
-    counts = so_far.counts
-    ok, failed, items = int(row.ok), int(row.failed), int(row.items)
-    match ShardStatus(row.status):
-        case ShardStatus.FAILED:
-            counts = msgspec.structs.replace(counts, failed=counts.failed + items)
-        case ShardStatus.CANCELLED:
-            counts = msgspec.structs.replace(counts, cancelled=counts.cancelled + items)
-        case ShardStatus.EXPIRED:
-            counts = msgspec.structs.replace(counts, expired=counts.expired + items)
-        case _:
-            counts = msgspec.structs.replace(counts, ok=counts.ok + ok, failed=counts.failed + failed)
-    starts = [moment for moment in (so_far.started_at, row.started_at) if moment is not None]
-    return Totals(
-        items=so_far.items + items,
-        counts=counts,
-        usage=so_far.usage + Usage(int(row.prompt), int(row.completion)),
-        shards={**so_far.shards, str(row.status): int(row.shards)},
-        phase=so_far.phase if row.phase is None else _PHASES[row.phase],
-        losses=so_far.losses + int(row.losses),
-        failures=so_far.failures + int(row.failures),
-        started_at=min(starts, default=None),
-        load=max(so_far.load, row.load),
-        read=so_far.read + row.read,
-        generate=so_far.generate + row.generate,
-        write=so_far.write + row.write,
-    )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
-from sqlalchemy import Row
 
 from models.spec import Usage
 from orchestrator.lifecycle import JobStatus
 from orchestrator.totals import ItemCounts, JobTimings, Totals
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row  # a command shows jobs without half a second of SQLAlchemy
 
 PRIORITIES = ("urgent", "normal", "low")
 """By their number in SQL."""

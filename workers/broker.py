@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import redis
@@ -32,6 +31,7 @@ from workers.contracts import (
     decode,
     encode,
 )
+from workers.urls import without_password
 
 HINT_SECONDS = 3600
 """How long a directive or a wake-up stays in Redis; far longer than anyone waits for it."""
@@ -99,15 +99,6 @@ def connect_redis(redis_url: str) -> redis.Redis:
     return redis.Redis.from_url(
         redis_url, decode_responses=True, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30
     )
-
-
-def without_password(url: str) -> str:
-    """A URL that can be shown: its password is replaced by asterisks."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 
 
 @contextmanager
