@@ -221,7 +221,7 @@ class _Planning:
             return ByteRange(uri=source.uri, etag=source.etag, format="jsonl", offset=start, length=end - start)
 
         cutter = Cutter(self._size, self._spec.source.grid_size, range_of)
-        yield from self._cut(cutter, line_blocks(source))
+        yield from self._cut(cutter, line_blocks(source, self._checks.glance))
         self._finish(source, lambda: line_blocks(source))
 
     def _csv_shards(self, source: SourceFile) -> Iterator[PlannedShard]:
@@ -266,7 +266,7 @@ class _Planning:
     def _cut(self, cutter: Cutter, blocks: Iterator[Block]) -> Iterator[PlannedShard]:
         for block in blocks:
             self._checks.block(block)
-            self._rows += len(block.rows)
+            self._rows += len(block.ends)
             yield from cutter.feed(block.start, block.ends)
         self._check_total(self._rows)
         yield from cutter.finish()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from models.spec import MAX_TOKENS_LIMIT, Message
-from orchestrator.row_blocks import Block
+from orchestrator.row_blocks import Block, Glance
 from orchestrator.spec import JobSpec, template_param
 from orchestrator.spec_error import SpecError, choices, nearest
 from orchestrator.uniqueness import Uniqueness
@@ -55,7 +55,10 @@ class RowChecks:
         needed = sorted(template.fields - self._grid_names)
         self._needed = needed
         self._get_needed: _Getter | None = itemgetter(*needed) if needed and template.plain else None
+        # A field is never much longer in a prompt than in its row, so only long rows can make one that is too long.
+        self._longest = (MAX_TEXT - template.characters) // (2 * max(1, template.expressions))
         self._checked = 0
+        self._glance: Glance | None = None
 
     def columns(self, names: Sequence[str], line: int | None = None) -> None:
         """Check the names of a source's columns, where it has fixed ones.
@@ -100,6 +103,10 @@ class RowChecks:
         Raises:
             SpecError: a row does not fit the job.
         """
+        if block.picked is not None:
+            self._take_ids(block.picked, block)
+            self._checked += len(block.ends)
+            return
         rows = block.rows
         if not self._checked:
             self._first_rows(rows)
@@ -113,6 +120,19 @@ class RowChecks:
         for place in self._to_render(block):
             self._render(rows[place], block.lines[place], self._checked + place)
         self._checked += len(rows)
+
+    def glance(self) -> Glance | None:
+        """How to be sure of the next rows without keeping them; None where each has to be looked at."""
+        spec = self._spec
+        if not self._checked or not self._template.plain or self._grid_names or spec.max_tokens_field is not None:
+            return None
+        if self._glance is None:
+            self._glance = Glance(
+                pick=_picker(self.custom_id, self._needed),
+                longest=self._longest,
+                absent=b"" if self.custom_id is not None else f'"{DEFAULT_ID}"'.encode(),
+            )
+        return self._glance
 
     def render_first(self, rows: list[Row]) -> None:
         """Render rows that are nothing but their number, as many as it takes to know the templates.
@@ -168,13 +188,13 @@ class RowChecks:
                 deque(map(self._get_needed, rows), maxlen=0)
             except KeyError:
                 places.update(place for place, row in enumerate(rows) if any(name not in row for name in self._needed))
-        # A field is never much longer in a prompt than in its row, so only long rows can make one that is too long.
-        longest = MAX_TEXT - self._template.characters
-        times = 2 * max(1, self._template.expressions)
-        if block.longest * times > longest:
-            sizes = block.sizes
-            places.update(place for place in range(len(rows)) if sizes[place] * times > longest)
+        if block.longest is None or block.longest > self._longest:
+            places.update(place for place, row in enumerate(rows) if self._may_be_long(row))
         return sorted(places)
+
+    def _may_be_long(self, row: Row) -> bool:
+        size = sum(len(value) if type(value) is str else len(str(value)) for value in row.values())
+        return size > self._longest
 
     def _render(self, row: Row, line: int, number: int) -> None:
         values = {**row, **self._grid[number % len(self._grid)]} if self._grid_names else row
@@ -208,6 +228,12 @@ class RowChecks:
             raise self._error(
                 f"has no {name!r}, the field of the ids{hint}", block.lines[place], "source.custom_id"
             ) from None
+        self._take_ids(ids, block)
+
+    def _take_ids(self, ids: list[Any], block: Block) -> None:  # whatever the field holds
+        name = self.custom_id
+        if name is None:
+            return
         kinds = set(map(type, ids))
         if kinds - {str}:
             for place, value in enumerate(ids):
@@ -215,9 +241,10 @@ class RowChecks:
                     what = f"{name} must be a text or a whole number, and is {_kind(value)}"
                     raise self._error(what, block.lines[place], "source.custom_id")
             ids = list(map(str, ids))
-        if "" in ids:
+        lengths = set(map(len, ids))
+        if 0 in lengths:
             raise self._error(f"{name} is empty; each row needs an id", block.lines[ids.index("")], "source.custom_id")
-        if max(map(len, ids)) > MAX_ID:
+        if max(lengths) > MAX_ID:
             place = next(place for place, value in enumerate(ids) if len(value) > MAX_ID)
             raise self._error(f"{name} is over {MAX_ID} characters", block.lines[place], "source.custom_id")
         self.ids.add(ids)
@@ -256,6 +283,18 @@ class RowChecks:
         return SpecError(
             message, file=self._name, line=line if self._unit == "line" else None, param=param, code="invalid_source"
         )
+
+
+def _picker(custom_id: str | None, needed: list[str]) -> Callable[[Iterator[Row]], list[Any]]:
+    """Takes the ids out of rows, and fails where one is no object or lacks a field."""
+    if custom_id is None:
+        get = itemgetter(*needed) if needed else dict.keys
+        return lambda rows: list(deque(map(get, rows), maxlen=0))
+    if not needed:
+        return lambda rows: list(map(itemgetter(custom_id), rows))
+    get_all = itemgetter(custom_id, *needed)
+    first = itemgetter(0)
+    return lambda rows: list(map(first, map(get_all, rows)))
 
 
 def _kind(value: object) -> str:

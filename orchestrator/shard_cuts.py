@@ -87,19 +87,20 @@ class Cutter:
         return max(1, self._size // self._grid)
 
     def _cut(self, *, whole: bool) -> Iterator[PlannedShard]:
-        ends = np.concatenate(self._waiting)
+        ends = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
         done, per_shard = 0, self._rows_per_shard
-        even = ends[per_shard - 1 :: per_shard]
-        if len(even) and self._grid <= self._size and np.diff(even, prepend=self._start).max() <= MAX_SHARD_BYTES:
-            for end in even.tolist():
+        if self._grid <= self._size and ends[-1] - self._start <= MAX_SHARD_BYTES:
+            # The usual case: no shard of these rows can be too large, whichever way they are cut.
+            for end in ends[per_shard - 1 :: per_shard].tolist():
                 yield self._whole_rows(per_shard, end)
-            done = len(even) * per_shard
+                done += per_shard
         while len(ends) - done >= (per_shard if whole else 1):
             fitting = int(np.searchsorted(ends, self._start + MAX_SHARD_BYTES, side="right"))
             last = max(done + 1, min(done + per_shard, fitting, len(ends)))
             yield from self._shards(last - done, int(ends[last - 1]))
             done = last
-        self._waiting, self._held = [ends[done:]], len(ends) - done
+        self._held = len(ends) - done
+        self._waiting = [ends[done:]] if self._held else []
 
     def _whole_rows(self, rows: int, end: int) -> PlannedShard:
         source = self._range_of(self._start, end)
