@@ -7,10 +7,10 @@ in the job itself, and Parquet files whose row groups are too large to be read o
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, cast
 
 import msgspec
 import orjson
@@ -21,7 +21,16 @@ from models.spec import Message
 from orchestrator.row_blocks import Block, csv_blocks, csv_header, group_blocks, line_blocks
 from orchestrator.row_checks import RowChecks
 from orchestrator.shard_cuts import Cutter, PlannedShard, shard_size
-from orchestrator.source_files import ChunkReader, SourceFile, Staging, check_start, open_local, pinned, stage
+from orchestrator.source_files import (
+    ChunkReader,
+    SourceFile,
+    Staging,
+    check_start,
+    open_local,
+    pinned,
+    put_checked,
+    stage,
+)
 from orchestrator.spec import JobSpec, compile_templates
 from orchestrator.spec_error import SpecError
 from workers.contracts import ByteRange, CountRange, Row, RowGroupRange
@@ -295,25 +304,8 @@ class _Planning:
 
     def _written(self, name: str, lines: Iterator[bytes], shown: str) -> SourceFile:
         key = f"{self._staging.prefix}/{name}"
-        size = self._staging.store.put_stream(key, cast("IO[bytes]", _Buffered(lines)))
+        size = put_checked(self._staging.store, key, io.BufferedReader(ChunkReader(lines)).read)
         return SourceFile(store=self._staging.store, key=key, uri=key, name=shown, etag=None, size=size, format="jsonl")
-
-
-class _Buffered:
-    """Lines as a stream to read from."""
-
-    def __init__(self, lines: Iterator[bytes]) -> None:
-        self._reader = ChunkReader(lines)
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        if size < 0:
-            return self._reader.readall()
-        parts, missing = [], size
-        while missing and (part := self._reader.read(missing)):
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
 
 
 def _opened(source: SourceFile) -> pq.ParquetFile:

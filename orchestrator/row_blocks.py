@@ -28,6 +28,8 @@ MAX_ROW = 8 << 20
 """Bytes of one row."""
 _CHUNK = 1 << 17
 """Bytes parsed at once: enough to make numpy worth calling, and few enough for the processor's cache."""
+_START = 64
+"""Bytes that tell a file's format."""
 _NEWLINE = 0x0A
 _Offsets: TypeAlias = NDArray[np.int64]
 
@@ -203,14 +205,16 @@ def group_blocks(source: SourceFile, file: pq.ParquetFile, group: int, first: in
 
 def _whole_lines(source: SourceFile, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """The data from byte `start` on, in blocks that end with a line, each with its offset."""
-    position, rest, first = 0, b"", True
-    for chunk in source.stream(_CHUNK):
+    chunks = source.stream(_CHUNK)
+    head = b""
+    while len(head) < _START and (chunk := next(chunks, b"")):
+        head += chunk
+    check_start(head[:_START], source.format, source.name)
+    if head.startswith(BYTE_ORDER_MARK):
+        start = max(start, len(BYTE_ORDER_MARK))
+    position, rest = 0, b""
+    for chunk in itertools.chain((head,), chunks):
         data = rest + chunk if rest else chunk
-        if first:
-            check_start(data[:64], source.format, source.name)
-            if data.startswith(BYTE_ORDER_MARK):
-                start = max(start, len(BYTE_ORDER_MARK))
-            first = False
         if position < start:
             skipped = min(start - position, len(data))
             position, data = position + skipped, data[skipped:]
@@ -225,8 +229,6 @@ def _whole_lines(source: SourceFile, start: int = 0) -> Iterator[tuple[int, byte
                 code="invalid_source",
             )
         position, rest = position + cut, data[cut:]
-    if first:
-        check_start(b"", source.format, source.name)
     if rest:
         yield position, rest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, TypeAlias, cast
@@ -21,6 +21,7 @@ from workers.store import (
     ChangedObjectError,
     MissingObjectError,
     ObjectStore,
+    StoreError,
     open_uri,
 )
 from workers.store_folder import FolderStore
@@ -265,10 +266,44 @@ def stage(source: SourceFile, staging: Staging) -> SourceFile:
     else:
         plain = pa.CompressedInputStream(pa.PythonFile(reader, mode="r"), "zstd")
     with plain:
-        size = staging.store.put_stream(key, cast("IO[bytes]", _Decompressed(plain, source)))
+        size = put_checked(staging.store, key, _Decompressed(plain, source).read)
     return msgspec.structs.replace(
         source, store=staging.store, key=key, uri=key, etag=None, size=size, compression=None
     )
+
+
+def put_checked(store: ObjectStore, key: str, read: Callable[[int], bytes]) -> int:
+    """Write an object from data that may turn out to be wrong; returns its size in bytes.
+
+    A store may wrap whatever its source raises. What is wrong with the data is told as it is, all the same.
+
+    Raises:
+        SpecError: `read` raised it.
+        StoreError: the store failed.
+    """
+    attentive = _Attentive(read)
+    try:
+        return store.put_stream(key, cast("IO[bytes]", attentive))
+    except StoreError as error:
+        if attentive.problem is not None:
+            raise attentive.problem from error
+        raise
+
+
+class _Attentive:
+    """A stream that remembers what was wrong with its data."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self.problem: SpecError | None = None
+        self._read = read
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        try:
+            return self._read(size)
+        except SpecError as error:
+            self.problem = error
+            raise
 
 
 class ChunkReader(io.RawIOBase):

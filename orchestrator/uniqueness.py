@@ -14,6 +14,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.store import StoreError
+
 _BUFFER = 1 << 20
 _FILES = 64
 _MOST_PAIRS = 1000
@@ -42,7 +44,11 @@ class Uniqueness:
         return self._first + self._held
 
     def add(self, ids: list[str]) -> None:
-        """Take the ids of the next rows."""
+        """Take the ids of the next rows.
+
+        Raises:
+            StoreError: the scratch folder is full.
+        """
         # Python's own string hash is 64 bits wide, keyed by a secret of the process, and as fast as can be.
         self._hashes.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
         self._held += len(ids)
@@ -84,10 +90,16 @@ class Uniqueness:
         for number, file in enumerate(self._files):
             chosen = pairs[places == number]
             if len(chosen):
-                with file.open("ab") as opened:
-                    chosen.tofile(opened)
+                self._append(file, chosen)
         self._first += len(pairs)
         self._hashes, self._held = [], 0
+
+    def _append(self, file: Path, pairs: _Pairs) -> None:
+        try:
+            with file.open("ab") as opened:
+                opened.write(pairs.tobytes())
+        except OSError as error:
+            raise StoreError(f"no room for the check of ids in {self._scratch}: {error.strerror or error}") from error
 
 
 def _repeated(pairs: _Pairs) -> _Pairs:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -346,3 +348,38 @@ def test_a_bad_override_is_named_itself(tmp_path: Path) -> None:
     assert str(error).startswith("--set sampling.max_tokens=0: sampling.max_tokens: 0 is not allowed")
     assert "key=value" in str(refusal(lambda: load_job_file(path, ["nothing"])))
     assert "name is not an object" in str(refusal(lambda: load_job_file(path, ["name=x", "name.y=1"])))
+
+
+LATER = {
+    "a field that is missing": ({"name": 1}, {"nam": 1}, "line 5001: prompt, line 1 of the template: there is"),
+    "an id that is missing": ({"name": 1, "custom_id": "%d"}, {"name": 1}, "line 5001: has no 'custom_id'"),
+    "an id that was there": (
+        {"name": 1, "custom_id": "%d"},
+        {"name": 1, "custom_id": "4"},
+        "line 5001: custom_id is '4', as on line 5;",
+    ),
+    "an id that is too long": (
+        {"name": 1, "custom_id": "%d"},
+        {"name": 1, "custom_id": "z" * 600},
+        "line 5001: custom_id",
+    ),
+    "an id of another kind": (
+        {"name": 1, "custom_id": "%d"},
+        {"name": 1, "custom_id": [1]},
+        "line 5001: custom_id must",
+    ),
+    "an id that others lack": ({"name": 1}, {"name": 1, "custom_id": "x"}, "line 5001: has a custom_id"),
+    "a row that is no object": ({"name": 1}, ["name"], "line 5001: holds an array"),
+    "a row that is a text": ({"name": 1}, "name", "line 5001: holds a text"),
+}
+
+
+@pytest.mark.parametrize(("usual", "last", "says"), LATER.values(), ids=LATER.keys())
+def test_the_last_row_is_looked_at_like_the_first(usual: object, last: object, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(usual).replace("%d", str(number)) for number in range(5000)]
+    path.write_text("\n".join([*lines, json.dumps(last), *(json.dumps(usual).replace("%d", "y"),)]))
+    spec = parse_job(good_job(path, {}))
+    with patch("orchestrator.row_blocks._CHUNK", 1000):
+        error = refusal(lambda: plan_here(spec))
+    assert says in str(error)

@@ -10,6 +10,7 @@ import io
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import orjson
 import pyarrow as pa
@@ -28,6 +29,8 @@ from workers.store_folder import FolderStore
 
 # Each example gets names of its own in the one folder.
 ANY_CONTENT = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Few bytes make a block of every row or two, so that what lies across blocks is met.
+CHUNKS = st.sampled_from([1, 16, 64, 1 << 17])
 SHARD_SIZES = st.integers(1, 40)
 # Text as files hold it: surrogates have no UTF-8, and a carriage return alone ends a line for old readers.
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=12)
@@ -69,6 +72,7 @@ def assert_in_order(shards: list[PlannedShard], items: int) -> None:
     mark=st.booleans(),
     blank=st.booleans(),
     last=st.booleans(),
+    chunk=CHUNKS,
 )
 @example(
     rows=[("a\n\nb", '"'), ("", "\x1c\u2028\x85")],
@@ -78,6 +82,7 @@ def assert_in_order(shards: list[PlannedShard], items: int) -> None:
     mark=True,
     blank=True,
     last=False,
+    chunk=1,
 )
 @ANY_CONTENT
 def test_any_csv_is_read_back_once_in_order(
@@ -88,6 +93,7 @@ def test_any_csv_is_read_back_once_in_order(
     mark: bool,
     blank: bool,
     last: bool,
+    chunk: int,
     tmp_path: Path,
 ) -> None:
     text = io.StringIO()
@@ -102,7 +108,8 @@ def test_any_csv_is_read_back_once_in_order(
         content = content.removesuffix(line_end)
     path = tmp_path / "rows.csv"
     path.write_bytes(content.encode())
-    summary, shards = planned(path, size)
+    with patch("orchestrator.row_blocks._CHUNK", chunk):
+        summary, shards = planned(path, size)
     assert rows_of(path, shards) == [{"name": name, "other": other} for name, other in rows]
     assert_in_order(shards, len(rows))
     assert summary.items == summary.rows == len(rows)
@@ -114,15 +121,17 @@ def test_any_csv_is_read_back_once_in_order(
     line_end=st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\n  \n"]),
     mark=st.booleans(),
     last=st.booleans(),
+    chunk=CHUNKS,
 )
 @ANY_CONTENT
 def test_any_json_lines_are_read_back_once_in_order(
-    rows: list[Row], size: int, line_end: bytes, mark: bool, last: bool, tmp_path: Path
+    rows: list[Row], size: int, line_end: bytes, mark: bool, last: bool, chunk: int, tmp_path: Path
 ) -> None:
     content = line_end.join(json.dumps(row).encode() for row in rows) + (line_end if last else b"")
     path = tmp_path / "rows.jsonl"
     path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + content)
-    _, shards = planned(path, size)
+    with patch("orchestrator.row_blocks._CHUNK", chunk):
+        _, shards = planned(path, size)
     assert rows_of(path, shards) == rows
     assert_in_order(shards, len(rows))
 
