@@ -9,11 +9,11 @@ import signal
 from pathlib import Path
 
 import orjson
-import psutil
 import pytest
 
 from tests.support.commands import ROOT, Nightmill
 from tests.support.eventually import eventually
+from tests.support.running import is_running
 
 ROWS = 150
 TONES = ("warm", "bold")
@@ -103,7 +103,7 @@ def test_up_status_and_down(nightmill: Nightmill, catalogue: Path, tmp_path: Pat
     assert [entry["status"] for entry in nightmill.json("jobs", "--status", "cancelled")] == ["cancelled"]
 
     nightmill.run("down")
-    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert not any(is_running(pid) for pid in pids)
     nightmill.none_is_left()
     nightmill.run("down")
     nightmill.run("status", code=3)
@@ -111,8 +111,10 @@ def test_up_status_and_down(nightmill: Nightmill, catalogue: Path, tmp_path: Pat
 
 def test_a_stack_does_not_outlive_a_killed_launcher_and_comes_up_again(nightmill: Nightmill, catalogue: Path) -> None:
     nightmill.run("up", "--detach", "--port", "0")
-    os.kill(nightmill.json("status")["pid"], signal.SIGKILL)
+    shown = nightmill.json("status")
+    os.kill(shown["pid"], signal.SIGKILL)
     nightmill.none_is_left(within=15)
+    assert not any(is_running(process["pid"]) for process in shown["processes"])
     nightmill.run("status", code=3)
     nightmill.run("run", catalogue)
 

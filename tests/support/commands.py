@@ -70,16 +70,19 @@ class Nightmill:
         return "\n".join(f"--- {path.name}\n{path.read_text()[-1500:]}" for path in found)
 
     def processes(self) -> dict[int, str]:
-        """Every process that was started for this data directory, and lives."""
+        """Every process that was started below this data directory's parent, and lives.
+
+        Told by its folder: Redis, Celery and Ray write their titles over the environment that /proc shows.
+        """
+        home = self.data_dir.parent
         found = {}
-        for process in psutil.process_iter(["environ", "status"]):
-            environment = process.info["environ"] or {}
-            ours = environment.get("NIGHTMILL_DATA_DIR") == str(self.data_dir)
-            if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
-                try:
+        for process in psutil.process_iter():
+            try:
+                folder = Path(process.cwd())
+                if (folder == home or home in folder.parents) and process.status() != psutil.STATUS_ZOMBIE:
                     found[process.pid] = " ".join(process.cmdline())[:120]
-                except psutil.NoSuchProcess:
-                    continue
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
         return found
 
     def none_is_left(self, *, within: float = 10.0) -> None:

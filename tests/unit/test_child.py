@@ -12,6 +12,7 @@ import psutil
 
 from orchestrator import child
 from tests.support.eventually import eventually
+from tests.support.running import is_running
 
 # A shell that starts a background process in a session of its own, as Ray starts its agents, and says its pid.
 WITH_ORPHAN = "setsid sleep 600 & echo $!; echo $$; wait"
@@ -26,10 +27,6 @@ def _launcher(mode: str, command: str) -> subprocess.Popen[str]:
         "threading.Event().wait()\n"
     )
     return subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
-
-
-def _runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def _launch(mode: str, command: str, says: int) -> tuple[subprocess.Popen[str], list[int]]:
@@ -50,7 +47,7 @@ def test_exec_becomes_the_command_and_dies_with_its_parent() -> None:
     try:
         assert psutil.Process(pid).ppid() == launcher.pid
         launcher.kill()
-        eventually(lambda: not _runs(pid), within=10)
+        eventually(lambda: not is_running(pid), within=10)
     finally:
         _finish(launcher)
 
@@ -58,9 +55,9 @@ def test_exec_becomes_the_command_and_dies_with_its_parent() -> None:
 def test_keep_ends_descendants_that_left_their_session_when_the_launcher_is_killed() -> None:
     launcher, pids = _launch("keep", WITH_ORPHAN, 2)
     try:
-        assert all(map(_runs, pids))
+        assert all(map(is_running, pids))
         launcher.kill()
-        eventually(lambda: not any(map(_runs, pids)), within=10)
+        eventually(lambda: not any(map(is_running, pids)), within=10)
     finally:
         _finish(launcher)
 
@@ -70,8 +67,8 @@ def test_keep_ends_orphans_when_the_command_dies() -> None:
     try:
         keeper = psutil.Process(shell).ppid()
         os.kill(shell, signal.SIGKILL)
-        eventually(lambda: not _runs(orphan), within=10)
-        eventually(lambda: not _runs(keeper), within=10)
+        eventually(lambda: not is_running(orphan), within=10)
+        eventually(lambda: not is_running(keeper), within=10)
     finally:
         _finish(launcher)
 
@@ -87,9 +84,9 @@ def test_keep_passes_on_a_request_to_stop_and_kills_what_ignores_it(tmp_path: Pa
         keeper = shell.parent()
         assert keeper is not None
         keeper.terminate()
-        eventually(lambda: not _runs(keeper.pid), within=10)
+        eventually(lambda: not is_running(keeper.pid), within=10)
         assert told.exists()
-        assert not _runs(deaf)
+        assert not is_running(deaf)
     finally:
         _finish(launcher)
 
