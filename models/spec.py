@@ -75,6 +75,11 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     schema: JsonSchema | None = None
     options: EchoOptions | None = None
 
+    @property
+    def token_limit(self) -> int:
+        """Tokens that one of its outputs may have."""
+        return self.sampling.max_tokens if self.max_tokens is None else self.max_tokens
+
 
 class Output(msgspec.Struct, frozen=True, gc=False):
     """One generated text."""

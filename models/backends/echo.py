@@ -90,7 +90,7 @@ def answer(request: TextRequest) -> TextResult:
         prompt_tokens += len(message.content.split())
         if message.role == "user":
             text = message.content
-    limit = request.sampling.max_tokens
+    limit = request.token_limit
     words = text.split()
     completion_tokens = len(words)
     finish_reason: str = "stop"

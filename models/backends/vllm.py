@@ -12,9 +12,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
+import logging
 import time
+import warnings
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 
@@ -32,7 +35,16 @@ ENCODE_GROUP = 64
 
 def prewarm() -> None:
     """Import all that `load` will need, so that it only has to read the weights. Takes seconds; for an idle process."""
-    importlib.import_module(_engine_module())
+    _import(_engine_module())
+
+
+def _import(module: str) -> ModuleType:
+    """An engine module, and with it vLLM, without the warnings that neither we nor our caller could act on."""
+    warnings.filterwarnings("ignore", module=r"vllm\b")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # says that Triton is missing: a CPU needs none
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(module)
 
 
 def _engine_module() -> str:
@@ -61,7 +73,7 @@ class VllmBackend:
         try:
             folder, module = await asyncio.gather(
                 asyncio.to_thread(weights.locate, self._name, self._cache_dir),
-                asyncio.to_thread(importlib.import_module, self._module),
+                asyncio.to_thread(_import, self._module),
             )
             hashing = asyncio.create_task(asyncio.to_thread(weights.revision, folder))
             self._engine = engine = await module.start(folder)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from models.backends.chat import Tokenizer
 from models.backends.vllm_environment import is_cpu_build
 from models.errors import ModelError
-from models.spec import FinishReason, ItemError, TextRequest, output_seed
+from models.spec import FinishReason, ItemError, TextRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +89,7 @@ def engine_arguments(folder: Path) -> dict[str, Any]:  # keyword arguments of vL
         "max_num_seqs": 256,
         "kv_cache_memory_bytes": GIB,
         "max_model_len": -1,  # as much of the model's context as fits that cache
-    }
-
-
-def sampling_arguments(generation: Generation) -> dict[str, Any]:  # keyword arguments of vLLM's SamplingParams
-    """A request's sampling settings in vLLM's words; the seed is that of the output."""
-    request = generation.request
-    sampling = request.sampling
-    return {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "repetition_penalty": sampling.repetition_penalty,
-        "max_tokens": sampling.max_tokens,
-        "min_tokens": min(sampling.min_tokens, sampling.max_tokens),
-        "stop": list(sampling.stop),
-        "seed": output_seed(request.seed, generation.k) if sampling.temperature > 0 else None,
-        # Text is only needed token by token to look for stop strings; else it is decoded once, at the end.
-        "detokenize": bool(sampling.stop),
-        "skip_special_tokens": True,
+        # A seeded request whose prompt is read in two steps kills the engine: CPU generators have no offset to set
+        # back. Unless told otherwise, vLLM then reads as many tokens in a step as the context has, at least.
+        "enable_chunked_prefill": False,
     }

@@ -7,33 +7,25 @@ nothing with the event loop but two queues.
 from __future__ import annotations
 
 import asyncio
-import logging
 import queue
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from models.backends.chat import Tokenizer
-from models.backends.vllm_engine import Deliveries, Engine, Finished, Generation, engine_arguments, sampling_arguments
-from models.errors import FailureKind, ModelError
-from models.spec import FinishReason, ItemError
-from models.weights import first_line
+import vllm.v1.worker.cpu_worker  # noqa: F401  # and other modules that vLLM itself imports late
+from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMClientError
+from vllm.inputs.engine import tokens_input
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-# torch says at import that Triton is missing, which a host without GPUs does not have.
-logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # deprecations inside vLLM and torch: nothing that our caller could mend
-    import vllm.v1.worker.cpu_worker  # noqa: F401  # the modules that vLLM itself imports late
-    from vllm import SamplingParams
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.exceptions import VLLMClientError
-    from vllm.inputs.engine import tokens_input
-    from vllm.outputs import RequestOutput
-    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-    from vllm.v1.engine.llm_engine import LLMEngine
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+from models.backends.chat import Tokenizer
+from models.backends.vllm_engine import Deliveries, Engine, Finished, Generation, engine_arguments
+from models.backends.vllm_requests import finished, sampling_params
+from models.errors import FailureKind, ModelError
+from models.spec import ItemError
+from models.weights import first_line
 
 _Command: TypeAlias = "list[Generation] | tuple[str, ...] | None"  # add these, abort those, or end
 
@@ -98,9 +90,9 @@ class InlineEngine:
 
     # What follows runs in the event loop's thread, called from the engine's.
 
-    def _deliver(self, finished: list[Finished]) -> None:
+    def _deliver(self, done: list[Finished]) -> None:
         by_caller: dict[int, tuple[Deliveries, list[Finished]]] = {}
-        for sequence in finished:
+        for sequence in done:
             deliveries = self._waiting.pop(sequence.id, None)
             if deliveries is not None:
                 by_caller.setdefault(id(deliveries), (deliveries, []))[1].append(sequence)
@@ -154,9 +146,9 @@ class InlineEngine:
                     engine.abort_request(list(command))
                 else:
                     self._add(engine, command)
-            finished = [_finished(engine, output) for output in engine.step() if output.finished]
-            if finished:
-                self._loop.call_soon_threadsafe(self._deliver, finished)
+            done = [finished(output, self.tokenizer) for output in engine.step() if output.finished]
+            if done:
+                self._loop.call_soon_threadsafe(self._deliver, done)
 
     def _add(self, engine: LLMEngine, generations: list[Generation]) -> None:
         refused: list[Finished] = []
@@ -175,26 +167,3 @@ def _build(folder: Path) -> LLMEngine:
     arguments["distributed_executor_backend"] = UniProcExecutor
     config = EngineArgs(**arguments).create_engine_config()
     return LLMEngine(config, UniProcExecutor, log_stats=False, multiprocess_mode=False)
-
-
-def sampling_params(generation: Generation) -> SamplingParams:
-    """A sequence's settings as vLLM takes them."""
-    schema = generation.request.schema
-    return SamplingParams(
-        **sampling_arguments(generation),
-        output_kind=RequestOutputKind.FINAL_ONLY,
-        structured_outputs=StructuredOutputsParams(json=schema) if schema is not None else None,
-    )
-
-
-FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
-
-
-def _finished(engine: LLMEngine, output: RequestOutput) -> Finished:
-    (completion,) = output.outputs
-    reason = FINISH_REASONS.get(completion.finish_reason)
-    if reason is None:
-        message = f"vLLM ended the request: {completion.finish_reason}"
-        return Finished(output.request_id, error=ItemError("engine_error", message))
-    text = completion.text or engine.renderer.get_tokenizer().decode(completion.token_ids, skip_special_tokens=True)
-    return Finished(output.request_id, text, len(completion.token_ids), reason)

@@ -1,0 +1,46 @@
+"""Requests and results in vLLM's types. Imported only where vLLM is."""
+
+from __future__ import annotations
+
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+from models.backends.chat import Tokenizer
+from models.backends.vllm_engine import Finished, Generation
+from models.spec import FinishReason, ItemError, output_seed
+
+FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+def sampling_params(generation: Generation) -> SamplingParams:
+    """A sequence's settings; the seed is that of the output."""
+    request = generation.request
+    sampling = request.sampling
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        max_tokens=request.token_limit,
+        min_tokens=min(sampling.min_tokens, request.token_limit),
+        ignore_eos=sampling.ignore_eos,
+        stop=list(sampling.stop),
+        seed=output_seed(request.seed, generation.k) if sampling.temperature > 0 else None,
+        # Text is needed token by token only to look for stop strings; else it is decoded once, at the end.
+        detokenize=bool(sampling.stop),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=StructuredOutputsParams(json=request.schema) if request.schema is not None else None,
+        skip_clone=True,  # made for this request alone
+    )
+
+
+def finished(output: RequestOutput, tokenizer: Tokenizer) -> Finished:
+    """A request's final output."""
+    (completion,) = output.outputs
+    reason = FINISH_REASONS.get(completion.finish_reason or "")
+    if reason is None:
+        message = f"vLLM ended the request: {completion.finish_reason}"
+        return Finished(output.request_id, error=ItemError("engine_error", message))
+    text = completion.text or tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
+    return Finished(output.request_id, text, len(completion.token_ids), reason)
