@@ -94,7 +94,8 @@ def main() -> None:
         raise RuntimeError(f"the outputs differ: {len(ours)} rows here, {len(theirs)} there")
     speeds = {key: summary([given.rows / took for took in taken]) for key, taken in seconds.items()}
     each = [b / a for a, b in zip(seconds["nightmill"], seconds["ray.data"], strict=True)]
-    table = f"{given.rows:,} rows, JSON lines in and out, outputs equal, {before['cores']} cores ({before['processor']})\n\n"
+    where = f"{before['cores']} cores ({before['processor']})"
+    table = f"{given.rows:,} rows, JSON lines in and out, outputs equal, {where}\n\n"
     table += rows(
         ["participant", "rows/s, median", "min", "max", "seconds, median"],
         [

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -33,7 +33,7 @@ class Memory:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -92,7 +92,7 @@ class Stack:
         self.client: Client
         self.pid = 0
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Self:
         self._call("up", "--detach", "--port", "0")
         status = json.loads(self._call("status", "--json"))
         self.pid = next(process["pid"] for process in status["processes"] if process["role"] == "launcher")
@@ -107,10 +107,10 @@ class Stack:
         """Upload, submit, wait and fetch, as a client does; seconds from the first byte sent to the last one kept."""
         started = time.perf_counter()
         uri = self.client.upload(source).uri
-        job = self.client.submit({**spec, "source": {**spec.get("source", {}), "file": uri}}, key=f"{time.time_ns()}")
-        for job in self.client.watch(job.id):
-            if job.ended:
-                break
+        submitted = self.client.submit(
+            {**spec, "source": {**spec.get("source", {}), "file": uri}}, key=f"{time.time_ns()}"
+        )
+        *_, job = self.client.watch(submitted.id)
         if job.status != "completed":
             raise RuntimeError(f"the job {job.status}: {job.error}")
         with output.open("wb") as file:

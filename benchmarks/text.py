@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.measuring import Memory, Stack, keep, machine, rows, said, summary
 from models import weights
 from models.backends.vllm_engine import engine_arguments
@@ -38,6 +40,17 @@ SPEC: dict[str, Any] = {
     "max_tokens_field": "max_tokens",
     "sampling": {"temperature": 0, "max_tokens": 128, "ignore_eos": True},
 }
+
+
+PARTICIPANTS = ("bare engine", "run_batch, defaults", "run_batch, our settings", "nightmill")
+
+
+def _take_turn(participant: str, folder: Path, weights_folder: Path) -> dict[str, dict[str, Any]]:
+    if participant == "nightmill":
+        return dict(zip(("nightmill, cold", "nightmill, warm"), nightmill(folder), strict=True))
+    if participant == "bare engine":
+        return {participant: bare(folder)}
+    return {participant: run_batch(folder, weights_folder, ours=participant.endswith("our settings"))}
 
 
 def bare(folder: Path) -> dict[str, Any]:
@@ -73,6 +86,9 @@ def run_batch(folder: Path, weights_folder: Path, *, ours: bool) -> dict[str, An
             f"--max-num-seqs={settings['max_num_seqs']}",
             f"--kv-cache-memory-bytes={settings['kv_cache_memory_bytes']}",
         ]
+    else:
+        # vLLM's default, 92 % of the memory, fails to start on a host that runs anything else.
+        command += ["--gpu-memory-utilization=0.5"]
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     started = time.perf_counter()
     _, peak = _process(command, engine_environment() if ours else quiet, folder)
@@ -90,7 +106,7 @@ def run_batch(folder: Path, weights_folder: Path, *, ours: bool) -> dict[str, An
 def nightmill(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A job with the model not loaded, and the same again with it loaded, on a fresh stack."""
     with Stack(folder / "stack") as stack:
-        _settle(stack)
+        _settle()
         with Memory(stack.pid) as memory:
             cold = _job(stack, folder / "cold.jsonl")
             warm = _job(stack, folder / "warm.jsonl")
@@ -98,10 +114,8 @@ def nightmill(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return cold, warm
 
 
-def _settle(stack: Stack) -> None:
+def _settle() -> None:
     """Wait until the stack uses no more processor time: it has started when its workers have."""
-    import psutil
-
     quiet = 0
     while quiet < 3:
         quiet = quiet + 1 if psutil.cpu_percent(interval=1.0) < 25 else 0
@@ -141,21 +155,11 @@ def main() -> None:
     weights_folder = weights.locate(MODEL, Settings().cache_dir)
     for number in range(rounds):
         with tempfile.TemporaryDirectory(prefix="nm-bench-", ignore_cleanup_errors=True) as name:
-            folder = Path(name)
-            participants = {
-                "bare engine": lambda: {"bare engine": bare(folder)},
-                "run_batch, defaults": lambda: {"run_batch, defaults": run_batch(folder, weights_folder, ours=False)},
-                "run_batch, our settings": lambda: {
-                    "run_batch, our settings": run_batch(folder, weights_folder, ours=True)
-                },
-                "nightmill": lambda: dict(zip(("nightmill, cold", "nightmill, warm"), nightmill(folder), strict=True)),
-            }
             # Each round begins with another one: whatever the machine does by the hour hits all of them.
-            order = list(participants)
-            order = order[number % len(order) :] + order[: number % len(order)]
-            for participant in order:
+            for turn in range(len(PARTICIPANTS)):
+                participant = PARTICIPANTS[(number + turn) % len(PARTICIPANTS)]
                 with said(f"round {number + 1}: {participant}"):
-                    for key, run in participants[participant]().items():
+                    for key, run in _take_turn(participant, Path(name), weights_folder).items():
                         runs.setdefault(key, []).append(run)
     keep("text", *_report(runs, before))
 
@@ -187,7 +191,8 @@ def _report(runs: dict[str, list[dict[str, Any]]], before: dict[str, Any]) -> tu
                 f"{speed['max']:.0f}",
                 f"{tokens / speed['median']:.1f}",
                 f"{same[key]:.0%}",
-                ", ".join(f"{role} {size:,}" for role, size in list(runs[key][-1].get("peak", {}).items())[:5]) or "–",
+                ", ".join(f"{role} {size:,}" for role, size in list(runs[key][-1].get("peak", {}).items())[:5])
+                or "not sampled",
             ]
             for key, speed in speeds.items()
         ],
