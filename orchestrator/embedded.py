@@ -115,6 +115,7 @@ class EmbeddedStack:
         """
         self._held = ExitStack()
         self._writing = threading.Lock()
+        self._told = False
         data_dir = self.settings.data_dir
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -126,10 +127,10 @@ class EmbeddedStack:
             if self.port:
                 check_port(self.settings.host, self.port)
             self.port = self.port or free_port(self.settings.host)
-            self._supervisor = Supervisor(self._specs(), data_dir / "logs", self.say, self._write_record)
-            self._supervisor.begin()
+            self._supervisor = Supervisor(self._specs(), data_dir / "logs", self.say, self._note)
             self._held.callback(self._stop)
             self._write_record()
+            self._supervisor.begin()
             self._migrate()
         except PortError as error:
             self._held.close()
@@ -163,13 +164,13 @@ class EmbeddedStack:
         except ProcessError as error:
             raise StackError(str(error)) from error
         self._state = "ready"
-        self._write_record()
+        self._note()
 
     def is_ready(self) -> bool:
         """Whether every process is ready; others find the stack once this has been true."""
         if self._state == "starting" and self._supervisor.is_ready():
             self._state = "ready"
-            self._write_record()
+            self._note()
         return self._state == "ready"
 
     def check(self) -> None:
@@ -213,11 +214,20 @@ class EmbeddedStack:
 
     def _stop(self) -> None:
         self._state = "stopping"
-        self._write_record()
+        self._note()
         self._supervisor.stop()
         (self.settings.data_dir / REDIS_CONFIGURATION).unlink(missing_ok=True)
         if not self.reading:
             shutil.rmtree(ray_folder(self.settings.data_dir), ignore_errors=True)
+
+    def _note(self) -> None:
+        """Bring the record up to date; where the disk is full, `status` lags behind, and everything else goes on."""
+        try:
+            self._write_record()
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                self.say(f"{self.settings.data_dir}: {error.strerror}; `nightmill status` will not be up to date")
 
     def _write_record(self) -> None:
         if self.reading:

@@ -199,6 +199,12 @@ class Supervisor:
             while not self._stop.is_set() and self._failure is None:
                 self.step()
                 self._stop.wait(LOOK_SECONDS)
+        except OSError as error:
+            # No child can be started: its log cannot be opened, say, or there is no process left to be had.
+            with self._news:
+                self._failure = ProcessError(f"the processes cannot be kept running: {error}")
+                self._news.notify_all()
+        try:
             self._stop.wait()  # after a failure the owner decides when to end the rest
         finally:
             self._end_all()

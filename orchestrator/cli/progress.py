@@ -34,6 +34,8 @@ class Snapshot:
     failed: int
     tokens_per_second: float | None
     seconds_left: float | None
+    retries: int = 0
+    """Times that a shard was, or will be, tried again."""
 
 
 class Speedometer:
@@ -67,6 +69,7 @@ class Speedometer:
             failed=job.counts.failed,
             tokens_per_second=(tokens - tokens_then) / seconds if seconds > 0 and tokens > tokens_then else None,
             seconds_left=left / per_second if planned and per_second > 0 and left > 0 and not job.ended else None,
+            retries=job.losses + job.failures,
         )
 
 
@@ -75,7 +78,10 @@ def phase_of(job: JobView) -> str:
     if job.status is JobStatus.VALIDATING:
         return "planning"
     if job.status is JobStatus.IN_PROGRESS:
-        return "queued" if job.phase is None else _RUNNING[job.phase]
+        if job.phase is None:
+            # Between two shards nothing runs for a moment.
+            return "generating" if job.counts.done else "queued"
+        return _RUNNING[job.phase]
     return str(job.status.value)
 
 
@@ -96,6 +102,8 @@ def figures(snapshot: Snapshot) -> str:
     parts = []
     if snapshot.failed:
         parts.append(f"{snapshot.failed:,} failed")
+    if snapshot.retries:
+        parts.append(f"{snapshot.retries:,} {'retry' if snapshot.retries == 1 else 'retries'}")
     if snapshot.tokens_per_second is not None:
         parts.append(f"{snapshot.tokens_per_second:,.0f} tokens/s")
     if snapshot.seconds_left is not None:

@@ -206,3 +206,14 @@ def test_a_killed_child_is_replaced(real: Supervisor) -> None:
         lambda: real.views()[0].pid not in {pid, None} and real.views()[0].state is ProcessState.RUNNING, within=10
     )
     assert psutil.Process(real.views()[0].pid).ppid() == os.getpid()
+
+
+def test_no_child_can_be_started_at_all(tmp_path: Path) -> None:
+    def refused(_spec: ProcessSpec, _output: IO[bytes]) -> FakeProcess:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    supervisor = Supervisor([_spec("api")], tmp_path, lambda _: None, spawn=refused)
+    supervisor.begin()
+    with pytest.raises(ProcessError, match="Resource temporarily unavailable"):
+        supervisor.wait()
+    supervisor.stop()
