@@ -141,7 +141,7 @@ def check_database(settings: Settings) -> Iterator[Finding]:
             "database",
             "problem",
             str(error),
-            "start it or correct NIGHTMILL_DATABASE_URL; a missing schema is made by `nightmill up`",
+            "start it or correct NIGHTMILL_DATABASE_URL; a missing schema is made by `nightmill migrate`",
         )
     finally:
         engine.dispose()

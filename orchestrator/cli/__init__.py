@@ -40,6 +40,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (HERE, "status", stack.status),
     (HERE, "models", health.models),
     (HERE, "doctor", health.doctor),
+    (HERE, "migrate", stack.migrate),
 )
 for panel, name, command in COMMANDS:
     app.command(name, rich_help_panel=panel)(command)

@@ -154,3 +154,16 @@ def status(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     say(f"{record.state}: {record.url} (data in {record.data_dir})")
     rows = [[one.role, "" if one.pid is None else str(one.pid), one.state] for one in processes]
     print_table(["role", "pid", "state"], rows, right=["pid"])
+
+
+@guarded
+def migrate(*, data_dir: DataDir = None) -> None:
+    """Bring the database to this version's schema. `up` and `run` do so themselves; a deployment does it once."""
+    from orchestrator.cli.reach import settings_for
+    from orchestrator.database import migrate as bring_up
+    from orchestrator.database import shown
+
+    settings = settings_for(data_dir)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    bring_up(settings.sql_url)
+    say(f"{shown(settings.sql_url)} has the schema of this version")

@@ -60,7 +60,7 @@ def test_what_is_away_is_named_without_its_password(tmp_path: Path) -> None:
 
 def test_a_database_without_the_schema_is_a_problem(empty_database_url: str, tmp_path: Path) -> None:
     finding = _found(Settings(data_dir=tmp_path, database_url=empty_database_url))["database"]
-    assert (finding.state, "nightmill up" in str(finding.mend)) == ("problem", True)
+    assert (finding.state, "nightmill migrate" in str(finding.mend)) == ("problem", True)
 
 
 def test_no_engine_and_short_memory_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
