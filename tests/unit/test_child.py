@@ -67,8 +67,8 @@ def test_keep_ends_orphans_when_the_command_dies() -> None:
     try:
         keeper = psutil.Process(shell).ppid()
         os.kill(shell, signal.SIGKILL)
-        eventually(lambda: not is_running(orphan), within=10)
-        eventually(lambda: not is_running(keeper), within=10)
+        eventually(lambda: not is_running(orphan) and not is_running(keeper), within=10)
+        assert is_running(launcher.pid)
     finally:
         _finish(launcher)
 
