@@ -64,6 +64,8 @@ class Engine(Protocol):
 
 
 GIB = 1 << 30
+NUCLEUS = "nightmill_nucleus"
+"""The extra argument of a request that asks `vllm_nucleus` for top-p, in place of vLLM's own."""
 
 
 def engine_arguments(folder: Path) -> dict[str, Any]:  # keyword arguments of vLLM's EngineArgs, of any type
@@ -89,6 +91,7 @@ def engine_arguments(folder: Path) -> dict[str, Any]:  # keyword arguments of vL
         "max_num_seqs": 256,
         "kv_cache_memory_bytes": GIB,
         "max_model_len": -1,  # as much of the model's context as fits that cache
+        "logits_processors": ["models.backends.vllm_nucleus:NucleusProcessor"],
         # A seeded request whose prompt is read in two steps kills the engine: CPU generators have no offset to set
         # back. Unless told otherwise, vLLM then reads as many tokens in a step as the context has, at least.
         "enable_chunked_prefill": False,

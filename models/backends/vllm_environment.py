@@ -7,6 +7,7 @@ into its environment. The numbers behind each choice are in docs/performance.md.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -37,6 +38,7 @@ def engine_environment() -> dict[str, str]:
     return quiet | _cpu_environment() if is_cpu_build() else quiet
 
 
+@functools.cache
 def is_cpu_build() -> bool:
     """Whether the vLLM (or else the torch) that is installed here computes on CPUs."""
     if importlib.util.find_spec("vllm") is not None:

@@ -6,7 +6,8 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from models.backends.chat import Tokenizer
-from models.backends.vllm_engine import Finished, Generation
+from models.backends.vllm_engine import NUCLEUS, Finished, Generation
+from models.backends.vllm_environment import is_cpu_build
 from models.spec import FinishReason, ItemError, output_seed
 
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
@@ -16,10 +17,12 @@ def sampling_params(generation: Generation) -> SamplingParams:
     """A sequence's settings; the seed is that of the output."""
     request = generation.request
     sampling = request.sampling
+    ours = is_cpu_build() and sampling.temperature > 0 and sampling.top_p < 1
     return SamplingParams(
         temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
+        top_p=1.0 if ours else sampling.top_p,
+        top_k=0 if ours else sampling.top_k,
+        extra_args={NUCLEUS: (sampling.top_p, sampling.top_k)} if ours else None,
         min_p=sampling.min_p,
         repetition_penalty=sampling.repetition_penalty,
         max_tokens=request.token_limit,
