@@ -59,10 +59,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(RUNTIME): requirements/cpu.lock requirements/install.sh pyproject.toml | $(BIN)/python
-	requirements/install.sh $(VENV) requirements/cpu.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@requirements/install.sh $(VENV) requirements/cpu.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): requirements/dev.lock $(RUNTIME)
-	requirements/install.sh $(VENV) requirements/dev.lock
+	@requirements/install.sh $(VENV) requirements/dev.lock
 	@touch $@

@@ -29,14 +29,15 @@ with_uv() {
   index=$(setting index-url)
   if [ -n "$index" ]; then arguments+=(--default-index "$index"); fi
   for link in $(setting extra-index-url) ${TORCH_INDEX:-}; do arguments+=(--index "$link"); done
-  UV_SYSTEM_CERTS=1 "$venv/bin/uv" pip install --python "$python" "${arguments[@]}" "${requirements[@]}"
+  UV_SYSTEM_CERTS=1 "$venv/bin/uv" pip install --quiet --python "$python" "${arguments[@]}" "${requirements[@]}"
 }
 
 with_pip() {
   # --no-compile: Python compiles what it imports, which is a small part of what is installed here.
-  "$python" -m pip install --no-deps --no-compile ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "${requirements[@]}"
+  "$python" -m pip install --quiet --no-deps --no-compile ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "${requirements[@]}"
 }
 
+echo "Installing $(cat "$@" | grep -c ==) packages into $venv" >&2
 if ! with_uv; then
   echo "uv could not install it; trying pip" >&2
   with_pip
