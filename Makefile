@@ -23,9 +23,7 @@ demo: $(RUNTIME)  ## Write copy for the whole example catalogue with a real lang
 	@$(BIN)/python examples/quality.py out/demo/results.jsonl
 
 test: $(DEV)  ## Every test that needs no GPU, on real Redis, PostgreSQL, S3 over HTTP and Ray
-	$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report= tests
-	$(BIN)/coverage report
+	$(BIN)/pytest --cov --cov-report=term tests
 
 check: $(DEV)  ## Format, lint, types, import rules, unit tests: seconds
 	$(BIN)/ruff format --check .
@@ -35,6 +33,7 @@ check: $(DEV)  ## Format, lint, types, import rules, unit tests: seconds
 	$(BIN)/pytest -q tests/unit
 
 bench: $(DEV)  ## Side-by-side benchmarks; writes benchmarks/results/
+	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.echo
 	$(BIN)/python -m benchmarks.text
 
