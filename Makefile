@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench chaos examples lock clean
+.PHONY: help demo test check types unit bench chaos examples lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -28,8 +28,13 @@ test: $(DEV)  ## Every test that needs no GPU, on real Redis, PostgreSQL, S3 ove
 check: $(DEV)  ## Format, lint, types, import rules, unit tests: seconds
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types unit
+
+types: $(DEV)
+	$(BIN)/mypy
+
+unit: $(DEV)
 	$(BIN)/pytest -q tests/unit
 
 bench: $(DEV)  ## Side-by-side benchmarks; writes benchmarks/results/
