@@ -87,7 +87,7 @@ def measure(setting: Setting, count: int) -> dict[str, float]:
 
 
 async def _generate(setting: Setting, count: int) -> dict[str, float]:
-    backend = vllm.VllmBackend(MODEL, cache_dir=Settings().cache_dir, engine_module=setting.module)
+    backend = vllm.VllmBackend(MODEL, cache_dir=Settings().cache_dir, module=setting.module)
     started = time.perf_counter()
     await backend.load()
     loaded = time.perf_counter()

@@ -19,7 +19,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from models.backends.chat import Tokenizer
-from models.backends.vllm_engine import Deliveries, Engine, Finished, Generation, engine_arguments
+from models.backends.engine import Deliveries, Engine, Finished, Generation
+from models.backends.vllm_engine import engine_arguments
 from models.backends.vllm_requests import finished, sampling_params
 from models.errors import FailureKind, ModelError
 from models.spec import ItemError

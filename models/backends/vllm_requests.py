@@ -6,9 +6,11 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from models.backends.chat import Tokenizer
-from models.backends.vllm_engine import NUCLEUS, Finished, Generation
+from models.backends.engine import Finished, Generation
+from models.backends.grammar import closed
+from models.backends.vllm_engine import NUCLEUS
 from models.backends.vllm_environment import is_cpu_build
-from models.spec import FinishReason, ItemError, output_seed
+from models.spec import FinishReason, ItemError
 
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
@@ -29,11 +31,11 @@ def sampling_params(generation: Generation) -> SamplingParams:
         min_tokens=min(sampling.min_tokens, request.token_limit),
         ignore_eos=sampling.ignore_eos,
         stop=list(sampling.stop),
-        seed=output_seed(request.seed, generation.k) if sampling.temperature > 0 else None,
+        seed=generation.seed,
         # Text is needed token by token only to look for stop strings; else it is decoded once, at the end.
         detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.FINAL_ONLY,
-        structured_outputs=StructuredOutputsParams(json=request.schema) if request.schema is not None else None,
+        structured_outputs=StructuredOutputsParams(json=closed(request.schema)) if request.schema is not None else None,
         skip_clone=True,  # made for this request alone
     )
 

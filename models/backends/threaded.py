@@ -1,0 +1,172 @@
+"""An engine in a thread of this process.
+
+The thread loads the model, takes and forgets sequences as it is told, and steps while there is work. It shares nothing
+with the event loop but a queue one way and scheduled calls the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self, TypeAlias
+
+from models.backends.chat import Tokenizer
+from models.backends.engine import Deliveries, Finished, Generation
+from models.errors import FailureKind, ModelError
+from models.weights import first_line
+
+_Command: TypeAlias = "list[Generation] | tuple[str, ...] | None"  # take these, forget those, or end
+
+
+class ThreadedEngine(ABC):
+    """The thread and its two ways of being talked to; what it does is a subclass's."""
+
+    tokenizer: Tokenizer
+    context_length: int
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._waiting: dict[str, Deliveries] = {}
+        self._death: ModelError | None = None
+        self._loaded: asyncio.Future[None] = self._loop.create_future()
+        self._ended = asyncio.Event()
+
+    @classmethod
+    async def start(cls, folder: Path) -> Self:
+        """Start the thread and wait until the model is in memory.
+
+        Raises:
+            Exception: whatever the engine raises on a model that it cannot load.
+        """
+        engine = cls()
+        # A daemon: an engine that hangs must not keep the process from ending.
+        threading.Thread(target=engine._run, args=(folder,), name="engine", daemon=True).start()
+        try:
+            await engine._loaded
+        except asyncio.CancelledError:
+            engine._commands.put(None)
+            raise
+        return engine
+
+    async def submit(self, generations: Sequence[Generation], deliveries: Deliveries) -> None:
+        """Hand sequences to the thread."""
+        if self._death is not None:
+            deliveries.put_nowait(self._death)
+            return
+        for generation in generations:
+            self._waiting[generation.id] = deliveries
+        self._commands.put(list(generations))
+
+    def abort(self, ids: Sequence[str]) -> None:
+        """Tell the thread to forget sequences."""
+        for sequence in ids:
+            self._waiting.pop(sequence, None)
+        if self._death is None:
+            self._forget_soon(ids)
+            self._commands.put(tuple(ids))
+
+    def children(self) -> tuple[tuple[int, float], ...]:
+        """None: the engine is in this process and ends with it."""
+        return ()
+
+    async def close(self) -> None:
+        """End the thread after its present step."""
+        if not self._ended.is_set():
+            self._commands.put(None)
+            await self._ended.wait()
+
+    # What follows runs in the event loop's thread, called from the engine's.
+
+    def _deliver(self, done: list[Finished]) -> None:
+        by_caller: dict[int, tuple[Deliveries, list[Finished]]] = {}
+        for sequence in done:
+            deliveries = self._waiting.pop(sequence.id, None)
+            if deliveries is not None:
+                by_caller.setdefault(id(deliveries), (deliveries, []))[1].append(sequence)
+        for deliveries, sequences in by_caller.values():
+            deliveries.put_nowait(sequences)
+
+    def _die(self, death: ModelError) -> None:
+        self._death = death
+        for deliveries in {id(waiting): waiting for waiting in self._waiting.values()}.values():
+            deliveries.put_nowait(death)
+        self._waiting.clear()
+        self._ended.set()
+
+    def _end_loading(self, error: Exception | None) -> None:
+        if error is not None:
+            self._die(ModelError(FailureKind.ENGINE, "engine_closed", "the engine was never loaded"))
+        if not self._loaded.cancelled():
+            if error is None:
+                self._loaded.set_result(None)
+            else:
+                self._loaded.set_exception(error)
+
+    # What follows runs in the engine's thread.
+
+    def _run(self, folder: Path) -> None:
+        try:
+            self._load(folder)
+        except Exception as error:  # noqa: BLE001  # handed to the caller of `start`, who knows the model's name
+            self._loop.call_soon_threadsafe(self._end_loading, error)
+            return
+        self._loop.call_soon_threadsafe(self._end_loading, None)
+        death = ModelError(FailureKind.ENGINE, "engine_closed", "the engine was closed")
+        try:
+            self._serve()
+        except Exception as error:  # noqa: BLE001  # an engine that broke in any way is dead, and its callers are told
+            message = f"the engine died: {type(error).__name__}: {first_line(error)}"
+            death = ModelError(FailureKind.ENGINE, "engine_died", message)
+        finally:
+            self._unload()
+            self._loop.call_soon_threadsafe(self._die, death)
+
+    def _serve(self) -> None:
+        while True:
+            while not self._commands.empty() or not self._busy():
+                command = self._commands.get()
+                if command is None:
+                    return
+                if isinstance(command, tuple):
+                    self._forget(command)
+                else:
+                    self._done(self._take(command))
+            self._done(self._step())
+
+    def _done(self, done: list[Finished]) -> None:
+        if done:
+            self._loop.call_soon_threadsafe(self._deliver, done)
+
+    # What a subclass does.
+
+    @abstractmethod
+    def _load(self, folder: Path) -> None:
+        """Load the model, and set `tokenizer` and `context_length`."""
+
+    @abstractmethod
+    def _take(self, generations: list[Generation]) -> list[Finished]:
+        """Take sequences; returns those that are refused."""
+
+    @abstractmethod
+    def _busy(self) -> bool:
+        """Whether a step would do something."""
+
+    @abstractmethod
+    def _step(self) -> list[Finished]:
+        """Do some work; returns what is finished by it."""
+
+    @abstractmethod
+    def _forget(self, ids: tuple[str, ...]) -> None:
+        """Drop sequences, between two steps."""
+
+    def _forget_soon(self, ids: Sequence[str]) -> None:  # noqa: B027  # most engines' steps are short
+        """Note, from the event loop's thread, that sequences will be dropped: for an engine whose steps are long."""
+
+    @abstractmethod
+    def _unload(self) -> None:
+        """Free the model."""

@@ -1,0 +1,195 @@
+"""transformers in a thread of this process.
+
+Two ways of generating share the model:
+
+- Continuous batching (`transformers.generation.continuous_batching`) for what is taken greedily, with no grammar and no
+  stop strings: it has none of these, and no seed a request. On a CPU it is slower than the other way, so it serves on
+  accelerators alone.
+- Plain batches for everything else: up to 32 sequences at a time, which end together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import llguidance
+import llguidance.hf
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+from models.backends.engine import Engine, Finished, Generation
+from models.backends.grammar import grammar
+from models.backends.rows import Row, RowEnds, RowSampler
+from models.backends.threaded import ThreadedEngine
+from models.spec import ItemError, JsonSchema
+from models.weights import first_line
+
+BATCH_ROWS = 32
+WAIT_SECONDS = 0.05
+"""How long a step waits for continuous batching to finish something."""
+
+
+async def start(folder: Path) -> Engine:
+    """Load a model into a new engine.
+
+    Raises:
+        Exception: whatever transformers raises on a model that it cannot load.
+    """
+    return await TransformersEngine.start(folder)
+
+
+class TransformersEngine(ThreadedEngine):
+    """A model, its plain batches and, on an accelerator, its continuous ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._plain: list[Generation] = []
+        self._continuous: set[str] = set()
+        self._forgotten: set[str] = set()
+        self._manager: Any = None  # a ContinuousBatchingManager, whose module has no types
+        self._grammars: Any = None  # an LLTokenizer, made for the first schema: it takes a second
+
+    def _load(self, folder: Path) -> None:
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
+        )
+        self._model.eval().to(device)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.context_length = _context_length(self._model.config)
+        ends = self._model.generation_config.eos_token_id
+        self._ends = frozenset([ends] if isinstance(ends, int) else ends or ())
+        if device != "cpu":
+            self._start_continuous()
+
+    def _start_continuous(self) -> None:
+        settings = GenerationConfig(do_sample=False, eos_token_id=sorted(self._ends) or -1)
+        self._manager = self._model.init_continuous_batching(settings, ContinuousBatchingConfig())
+        self._manager.start()
+
+    def _take(self, generations: list[Generation]) -> list[Finished]:
+        refused: list[Finished] = []
+        for generation in generations:
+            error = self._schema_error(generation.request.schema)
+            if error is not None:
+                refused.append(Finished(generation.id, error=error))
+            elif self._manager is not None and _is_simple(generation):
+                self._manager.add_request(
+                    generation.token_ids,
+                    generation.id,
+                    max_new_tokens=generation.request.token_limit,
+                    eos_token_id=-1 if generation.request.sampling.ignore_eos else sorted(self._ends),
+                )
+                self._continuous.add(generation.id)
+            else:
+                self._plain.append(generation)
+        return refused
+
+    def _busy(self) -> bool:
+        return bool(self._plain or self._continuous)
+
+    def _step(self) -> list[Finished]:
+        if not self._plain:
+            return self._collect()
+        # Sequences of about one length end about together.
+        batch = sorted(self._plain[: BATCH_ROWS * 4], key=lambda generation: generation.request.token_limit)[
+            :BATCH_ROWS
+        ]
+        taken = {generation.id for generation in batch}
+        self._plain = [generation for generation in self._plain if generation.id not in taken]
+        with self._manager.pause() if self._manager is not None else contextlib.nullcontext():
+            self._generate([generation for generation in batch if generation.id not in self._forgotten])
+        return []
+
+    def _generate(self, batch: Sequence[Generation]) -> None:
+        if not batch:
+            return
+        rows = [Row(one, self._matcher(one.request.schema), self.tokenizer, self._ends) for one in batch]
+        width = max(len(one.token_ids) for one in batch)
+        pad = min(self._ends, default=0)
+        token_ids = torch.tensor([[pad] * (width - len(one.token_ids)) + one.token_ids for one in batch])
+        seen = torch.tensor([[0] * (width - len(one.token_ids)) + [1] * len(one.token_ids) for one in batch])
+        settings = GenerationConfig(
+            do_sample=False, max_new_tokens=max(row.limit for row in rows), pad_token_id=pad, use_cache=True
+        )
+        with torch.inference_mode():
+            self._model.generate(
+                input_ids=token_ids.to(self._model.device),
+                attention_mask=seen.to(self._model.device),
+                generation_config=settings,
+                logits_processor=[RowSampler(rows)],
+                # A sequence is handed over when it ends, not when its batch does.
+                stopping_criteria=[RowEnds(rows, self._forgotten, lambda row: self._done([row.finished()]))],
+            )
+
+    def _collect(self) -> list[Finished]:
+        output = self._manager.get_result(timeout=WAIT_SECONDS)
+        if output is None:
+            error = self._manager.background_thread_status.fatal_error
+            if error is not None:
+                raise error
+            return []
+        if output.request_id not in self._continuous or not output.is_finished():
+            return []
+        self._continuous.discard(output.request_id)
+        if output.error is not None:
+            return [Finished(output.request_id, error=ItemError("engine_error", output.error))]
+        tokens = output.generated_tokens
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return [Finished(output.request_id, text, len(tokens), "stop" if tokens[-1] in self._ends else "length")]
+
+    def _forget_soon(self, ids: Sequence[str]) -> None:
+        self._forgotten.update(ids)
+
+    def _forget(self, ids: tuple[str, ...]) -> None:
+        gone = set(ids)
+        self._plain = [generation for generation in self._plain if generation.id not in gone]
+        for sequence in gone & self._continuous:
+            self._manager.cancel_request(sequence)
+        self._continuous -= gone
+        self._forgotten -= gone
+
+    def _unload(self) -> None:
+        if self._manager is not None:
+            self._manager.stop(hard_stop=True)
+        del self._model
+
+    def _schema_error(self, schema: JsonSchema | None) -> ItemError | None:
+        if schema is None:
+            return None
+        try:
+            error = llguidance.LLMatcher.validate_grammar(grammar(schema))
+        except ValueError as raised:
+            error = first_line(raised)
+        return ItemError("invalid_request", error) if error else None
+
+    def _matcher(self, schema: JsonSchema | None) -> llguidance.LLMatcher | None:
+        if schema is None:
+            return None
+        if self._grammars is None:
+            self._grammars = llguidance.hf.from_tokenizer(self.tokenizer, eos_token=sorted(self._ends) or None)
+        return llguidance.LLMatcher(self._grammars, grammar(schema))
+
+
+def _is_simple(generation: Generation) -> bool:
+    """Whether continuous batching can do all that is asked."""
+    sampling = generation.request.sampling
+    return (
+        sampling.temperature == 0
+        and sampling.repetition_penalty == 1
+        and sampling.min_tokens == 0
+        and not sampling.stop
+        and generation.request.schema is None
+    )
+
+
+def _context_length(config: Any) -> int:  # noqa: ANN401  # a PretrainedConfig, of any model
+    length: int = config.get_text_config().max_position_embeddings
+    return length
