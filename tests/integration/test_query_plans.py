@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, Select, event, insert, select, text
 
-from orchestrator import claims, dispatch, endings, finalize, manifest, reaper, results, totals
+from orchestrator import claims, dispatch, endings, finalize, manifest, reaper, results, sums
 from orchestrator.jobs import Jobs
 from orchestrator.lifecycle import JobStatus
 from orchestrator.tables import Execution, Job, Shard
@@ -102,7 +102,7 @@ HOT = {
     "shards of a job by number": manifest.shards_after(JOB, 10),
     "the first open item": results.first_open_item(JOB),
     "shards from an item on": results.shards_from(JOB, 55, 600),
-    "totals of a job": totals.sums([JOB]),
+    "totals of a job": sums.sums([JOB]),
     "one shard": endings.one_shard(JOB, 7),
 }
 
