@@ -1,6 +1,7 @@
 """What each engine setting is worth on this host: one fresh process a setting, in rounds that take turns.
 
-Each process loads SmolLM2, warms up, and generates the first of the benchmark's requests at their fixed lengths. Writes results/engine_settings.json and .md, from which docs/performance.md is made.
+Each process loads SmolLM2, warms up, and generates the first of the benchmark's requests at their fixed lengths. Writes
+results/engine_settings.json and .md, from which docs/performance.md is made.
 Run as `python -m benchmarks.engine_settings [--rounds 3] [--only NAME …]`.
 """
 
@@ -61,7 +62,6 @@ SETTINGS = (
     Setting("64 sequences at once", {"max_num_seqs": 64}),
     Setting("32 sequences at once", {"max_num_seqs": 32}),
     Setting("blocks of 32 tokens, not 128", {"block_size": 32}),
-    Setting("blocks of 16 tokens, not 128", {"block_size": 16}),
     Setting("no prefix cache", {"enable_prefix_caching": False}),
     Setting("ours, sampled with temperature", sampling={"temperature": 0.7}),
     Setting("ours, sampled with top_p", sampling=NUCLEUS),

@@ -19,6 +19,7 @@ from models.errors import FailureKind, ModelError
 from models.spec import ModelInfo
 from workers.contracts import Failure, ShardTask, decode
 from workers.execute import Execution, Outcome
+from workers.sources import SourceError
 from workers.store import ChangedObjectError, StoreError, open_store
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,8 @@ class ModelActor:
             part = await run.run(backend, info)
         except ModelError as error:
             failure = Failure(error.kind, error.code, error.message)
-        except ChangedObjectError as error:
+        except (ChangedObjectError, SourceError) as error:
+            # What was planned is no longer there: no shard of this job can be done as it was promised.
             failure = Failure(FailureKind.MODEL, "source_changed", str(error))
         except StoreError as error:
             failure = Failure(FailureKind.PLATFORM, "store_error", str(error))
