@@ -83,6 +83,8 @@ def run_batch(folder: Path, weights_folder: Path, *, ours: bool) -> dict[str, An
         command += [
             "--dtype=bfloat16",
             "--enforce-eager",
+            "--no-enable-chunked-prefill",
+            f"--max-model-len={settings['max_model_len']}",
             f"--max-num-seqs={settings['max_num_seqs']}",
             f"--kv-cache-memory-bytes={settings['kv_cache_memory_bytes']}",
         ]
