@@ -59,7 +59,8 @@ class Row:
             return True
         if self._matcher is not None and (not self._matcher.consume_token(token) or self._matcher.is_stopped()):
             return True
-        return bool(self.sampling.stop) and self._stopped()
+        # As in vLLM, a stop string counts only past the least number of tokens.
+        return bool(self.sampling.stop) and len(self.token_ids) > self.sampling.min_tokens and self._stopped()
 
     def _stopped(self) -> bool:
         text = self._tokenizer.decode(self.token_ids, skip_special_tokens=True)

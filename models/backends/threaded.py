@@ -75,8 +75,9 @@ class ThreadedEngine(ABC):
         return ()
 
     async def close(self) -> None:
-        """End the thread after its present step."""
+        """End the thread after its present step, which does not finish what it has begun."""
         if not self._ended.is_set():
+            self._forget_soon(tuple(self._waiting))
             self._commands.put(None)
             await self._ended.wait()
 

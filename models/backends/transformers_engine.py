@@ -5,7 +5,8 @@ Two ways of generating share the model:
 - Continuous batching (`transformers.generation.continuous_batching`) for what is taken greedily, with no grammar and no
   stop strings: it has none of these, and no seed a request. On a CPU it is slower than the other way, so it serves on
   accelerators alone.
-- Plain batches for everything else: up to 32 sequences at a time, which end together.
+- Plain batches for everything else: up to 32 sequences at a time, of about one length. A place in a batch that falls
+  free stays free until the batch ends.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ from models.spec import ItemError, JsonSchema
 from models.weights import first_line
 
 BATCH_ROWS = 32
+BATCH_TOKENS = 32_768
+"""Tokens of a plain batch, read and to be written, padding too: what bounds its memory. One sequence may have more."""
+LOOK_AHEAD = 128
+"""Waiting sequences from which a plain batch is chosen."""
 WAIT_SECONDS = 0.05
 """How long a step waits for continuous batching to finish something."""
 
@@ -66,6 +71,8 @@ class TransformersEngine(ThreadedEngine):
         self.context_length = _context_length(self._model.config)
         ends = self._model.generation_config.eos_token_id
         self._ends = frozenset([ends] if isinstance(ends, int) else ends or ())
+        # `generate` takes from here what it is not told: an end of its own, a repetition penalty that nobody asked for.
+        self._model.generation_config = GenerationConfig()
         if device != "cpu":
             self._start_continuous()
 
@@ -98,10 +105,7 @@ class TransformersEngine(ThreadedEngine):
     def _step(self) -> list[Finished]:
         if not self._plain:
             return self._collect()
-        # Sequences of about one length end about together.
-        batch = sorted(self._plain[: BATCH_ROWS * 4], key=lambda generation: generation.request.token_limit)[
-            :BATCH_ROWS
-        ]
+        batch = choose_batch(self._plain)
         taken = {generation.id for generation in batch}
         self._plain = [generation for generation in self._plain if generation.id not in taken]
         with self._manager.pause() if self._manager is not None else contextlib.nullcontext():
@@ -128,6 +132,9 @@ class TransformersEngine(ThreadedEngine):
                 # A sequence is handed over when it ends, not when its batch does.
                 stopping_criteria=[RowEnds(rows, self._forgotten, lambda row: self._done([row.finished()]))],
             )
+        if any(row.finish_reason is None for row in rows):
+            # Its caller would wait for ever.
+            raise AssertionError("transformers ended a batch before its rows had ended")
 
     def _collect(self) -> list[Finished]:
         output = self._manager.get_result(timeout=WAIT_SECONDS)
@@ -176,6 +183,25 @@ class TransformersEngine(ThreadedEngine):
         if self._grammars is None:
             self._grammars = llguidance.hf.from_tokenizer(self.tokenizer, eos_token=sorted(self._ends) or None)
         return llguidance.LLMatcher(self._grammars, grammar(schema))
+
+
+def choose_batch(waiting: Sequence[Generation]) -> list[Generation]:
+    """The sequence that has waited longest, and those nearest to it in length: they end about together."""
+    oldest = _length(waiting[0])
+    nearest = sorted(waiting[:LOOK_AHEAD], key=lambda generation: abs(_length(generation) - oldest))
+    batch: list[Generation] = []
+    read = written = 0
+    for generation in nearest[:BATCH_ROWS]:
+        read = max(read, len(generation.token_ids))
+        written = max(written, generation.request.token_limit)
+        if batch and (len(batch) + 1) * (read + written) > BATCH_TOKENS:
+            break
+        batch.append(generation)
+    return batch
+
+
+def _length(generation: Generation) -> int:
+    return len(generation.token_ids) + generation.request.token_limit
 
 
 def _is_simple(generation: Generation) -> bool:

@@ -1,6 +1,6 @@
-"""A process that holds one model, for tests: `python -m tests.support.model_host MODULE:CLASS CACHE_DIR`.
+"""A process that holds one model, for tests: `python -m tests.support.model_host MODULE:CLASS MODEL CACHE_DIR`.
 
-It loads the model, says its ModelInfo as a line of JSON, and then answers each line that it reads: a list of calls that
+It loads the model, says its ModelInfo as a line of JSON, or why it cannot, and then answers each line that it reads: a list of calls that
 are made side by side, each a list of requests. An engine in a process of its own has the environment that it needs, and
 leaves nothing in the tests' process.
 """
@@ -21,24 +21,45 @@ import msgspec
 
 from models.backend import Backend
 from models.backends.vllm_environment import engine_environment
+from models.errors import FailureKind, ModelError
 from models.spec import Message, ModelInfo, Sampling, TextRequest, TextResult
 
 ROOT = Path(__file__).parents[2]
 
 
+class _Loaded(msgspec.Struct):
+    """How loading ended."""
+
+    info: ModelInfo | None = None
+    kind: FailureKind = FailureKind.MODEL
+    code: str = ""
+    message: str = ""
+
+
 class ModelHost:
     """The tests' end of such a process."""
 
-    def __init__(self, backend: str, cache_dir: Path, *arguments: str) -> None:
+    def __init__(
+        self, backend: str, cache_dir: Path, *, model: str = "smollm2-135m", environment: dict[str, str] | None = None
+    ) -> None:
+        """Start it and wait for the model.
+
+        Raises:
+            ModelError: what the back-end raised while it loaded.
+        """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.model_host", backend, str(cache_dir), *arguments],
+            [sys.executable, "-m", "tests.support.model_host", backend, model, str(cache_dir)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
-            env={**os.environ, **engine_environment()},
+            env={**os.environ, **engine_environment(), **(environment or {})},
             text=True,
         )
-        self.info = msgspec.json.decode(self._read(), type=ModelInfo)
+        said = msgspec.json.decode(self._read(), type=_Loaded)
+        if said.info is None:
+            self.__exit__()
+            raise ModelError(said.kind, said.code, said.message)
+        self.info = said.info
 
     @property
     def pid(self) -> int:
@@ -83,9 +104,13 @@ class ModelHost:
 
 
 def _request(index: int, fields: dict[str, Any]) -> TextRequest:
-    text, seed, n, schema = fields.pop("text"), fields.pop("seed", 0), fields.pop("n", 1), fields.pop("schema", None)
+    messages = (Message("user", fields.pop("text")),)
+    own = {name: fields.pop(name) for name in ("n", "schema", "limit") if name in fields}
+    if "limit" in own:
+        own["max_tokens"] = own.pop("limit")
+    seed = fields.pop("seed", 0)
     sampling = Sampling.model_validate({"temperature": 0, "max_tokens": 32, **fields})
-    return TextRequest(index=index, messages=(Message("user", text),), sampling=sampling, seed=seed, n=n, schema=schema)
+    return TextRequest(index=index, messages=messages, sampling=sampling, seed=seed, **own)
 
 
 async def _call(backend: Backend, requests: list[dict[str, Any]], leave_after: int) -> list[TextResult]:
@@ -101,7 +126,11 @@ async def _call(backend: Backend, requests: list[dict[str, Any]], leave_after: i
 
 
 async def _serve(backend: Backend) -> None:
-    _say(await backend.load())
+    try:
+        _say(_Loaded(await backend.load()))
+    except ModelError as error:
+        _say(_Loaded(None, error.kind, error.code, error.message))
+        return
     while line := await asyncio.to_thread(sys.stdin.readline):
         asked = json.loads(line)
         calls = (_call(backend, requests, asked["leave_after"]) for requests in asked["calls"])
@@ -115,10 +144,9 @@ def _say(value: object) -> None:
 
 def main() -> None:
     """Load the model and answer until standard input ends."""
-    name, cache_dir, *arguments = sys.argv[1:]
+    name, model, cache_dir = sys.argv[1:]
     module, _, attribute = name.partition(":")
-    options = dict(argument.split("=") for argument in arguments)
-    backend = getattr(importlib.import_module(module), attribute)("smollm2-135m", cache_dir=Path(cache_dir), **options)
+    backend = getattr(importlib.import_module(module), attribute)(model, cache_dir=Path(cache_dir))
     asyncio.run(_serve(backend))
 
 
