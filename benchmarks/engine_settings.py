@@ -1,8 +1,8 @@
 """What each engine setting is worth on this host: one fresh process a setting, in rounds that take turns.
 
-Each process loads SmolLM2, warms up, and generates the first of the benchmark's requests at their fixed lengths. Writes
-results/engine_settings.json and .md, from which docs/performance.md is made.
-Run as `python -m benchmarks.engine_settings [--rounds 3] [--only NAME …]`.
+Each process loads SmolLM2, warms up, and generates the first of the benchmark's requests at their fixed lengths.
+Writes results/engine_settings.json and .md after every round. A setting that does not run here is named as such.
+Run as `python -m benchmarks.engine_settings [--rounds 3] [--only WORD …]`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def _requests(setting: Setting, count: int) -> list[TextRequest]:
     ]
 
 
-def _in_a_process(setting: Setting, count: int) -> dict[str, float]:
+def _in_a_process(setting: Setting, count: int) -> dict[str, float] | None:
+    """Its figures, or None where the engine does not run with it."""
     environment = {**os.environ, **engine_environment(), **setting.environment}
     command = [sys.executable, "-m", "benchmarks.engine_settings", "--one", setting.name, "--requests", str(count)]
     done = subprocess.run(
@@ -126,15 +127,19 @@ def _in_a_process(setting: Setting, count: int) -> dict[str, float]:
         check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"{setting.name} failed:\n{done.stderr[-3000:]}")
+        print(f"{setting.name} does not run:\n{done.stderr[-2000:]}", file=sys.stderr)
+        return None
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
 def _report(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     ours = summary([run["tokens_per_second"] for run in runs["ours"]])["median"]
-    body = []
+    body: list[list[str]] = []
     for name, each in runs.items():
+        if not each:
+            body.append([name, "does not run", "", "", ""])
+            continue
         speed = summary([run["tokens_per_second"] for run in each])
         load = summary([run["load"] for run in each])
         body.append(
@@ -167,8 +172,9 @@ def main() -> None:
     for number in range(asked.rounds):
         for setting in settings if number % 2 == 0 else reversed(settings):
             with said(f"round {number + 1}: {setting.name}"):
-                runs.setdefault(setting.name, []).append(_in_a_process(setting, asked.requests))
-    keep("engine_settings", {"machine": before, "requests": asked.requests, "runs": runs}, _report(runs))
+                figures = _in_a_process(setting, asked.requests)
+                runs.setdefault(setting.name, []).extend([figures] if figures is not None else [])
+        keep("engine_settings", {"machine": before, "requests": asked.requests, "runs": runs}, _report(runs))
 
 
 if __name__ == "__main__":
