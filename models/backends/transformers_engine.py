@@ -23,6 +23,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
+from models.backends.batches import choose_batch
 from models.backends.engine import Engine, Finished, Generation
 from models.backends.grammar import grammar
 from models.backends.rows import Row, RowEnds, RowSampler
@@ -30,11 +31,6 @@ from models.backends.threaded import ThreadedEngine
 from models.spec import ItemError, JsonSchema
 from models.weights import first_line
 
-BATCH_ROWS = 32
-BATCH_TOKENS = 32_768
-"""Tokens of a plain batch, read and to be written, padding too: what bounds its memory. One sequence may have more."""
-LOOK_AHEAD = 128
-"""Waiting sequences from which a plain batch is chosen."""
 WAIT_SECONDS = 0.05
 """How long a step waits for continuous batching to finish something."""
 
@@ -183,25 +179,6 @@ class TransformersEngine(ThreadedEngine):
         if self._grammars is None:
             self._grammars = llguidance.hf.from_tokenizer(self.tokenizer, eos_token=sorted(self._ends) or None)
         return llguidance.LLMatcher(self._grammars, grammar(schema))
-
-
-def choose_batch(waiting: Sequence[Generation]) -> list[Generation]:
-    """The sequence that has waited longest, and those nearest to it in length: they end about together."""
-    oldest = _length(waiting[0])
-    nearest = sorted(waiting[:LOOK_AHEAD], key=lambda generation: abs(_length(generation) - oldest))
-    batch: list[Generation] = []
-    read = written = 0
-    for generation in nearest[:BATCH_ROWS]:
-        read = max(read, len(generation.token_ids))
-        written = max(written, generation.request.token_limit)
-        if batch and (len(batch) + 1) * (read + written) > BATCH_TOKENS:
-            break
-        batch.append(generation)
-    return batch
-
-
-def _length(generation: Generation) -> int:
-    return len(generation.token_ids) + generation.request.token_limit
 
 
 def _is_simple(generation: Generation) -> bool:

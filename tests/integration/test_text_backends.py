@@ -6,6 +6,7 @@ An engine runs in a process of its own, which has the environment that a worker 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def test_each_of_n_outputs_has_its_seed_and_its_text(host: ModelHost) -> None:
     assert len({output.text for output in result.outputs}) == 3
     (alone,) = host.ask({"text": STORY, "ignore_eos": True})
     assert result.usage.prompt_tokens == alone.usage.prompt_tokens
-    assert result.usage.completion_tokens == 3 * 32
+    assert result.usage.completion_tokens == 3 * 16
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -124,21 +125,21 @@ def test_an_item_that_does_not_fit_fails_alone(host: ModelHost) -> None:
 
 def test_an_items_own_limit_comes_before_the_jobs(host: ModelHost) -> None:
     story = {"text": STORY, "max_tokens": 20}
-    lower, higher, none = host.ask({**story, "limit": 5}, {**story, "limit": 30}, story)
+    lower, higher, none = host.ask({**story, "limit": 5}, {**story, "limit": 25}, story)
     found = [(result.usage.completion_tokens, result.outputs[0].finish_reason) for result in (lower, higher, none)]
-    assert found == [(5, "length"), (30, "length"), (20, "length")]
+    assert found == [(5, "length"), (25, "length"), (20, "length")]
 
 
 def test_an_end_that_is_ignored_is_passed(host: ModelHost) -> None:
-    asked = {"text": "What is the capital of France?", "max_tokens": 60}
-    own, fixed, forced = host.ask(asked, {**asked, "ignore_eos": True}, {**asked, "min_tokens": 40})
-    assert own.usage.completion_tokens < 40
-    assert (fixed.usage.completion_tokens, fixed.outputs[0].finish_reason) == (60, "length")
-    assert 40 <= forced.usage.completion_tokens <= 60
+    asked = {"text": "What is the capital of France?", "max_tokens": 40}
+    own, fixed, forced = host.ask(asked, {**asked, "ignore_eos": True}, {**asked, "min_tokens": 25})
+    assert own.usage.completion_tokens < 25
+    assert (fixed.usage.completion_tokens, fixed.outputs[0].finish_reason) == (40, "length")
+    assert 25 <= forced.usage.completion_tokens <= 40
 
 
 def test_a_stop_string_ends_the_text_before_it(host: ModelHost) -> None:
-    asked = {"text": "Count from one to ten in words.", "max_tokens": 60}
+    asked = {"text": "Count from one to ten in words.", "max_tokens": 30}
     whole = text_of(host, **asked)
     stop = whole[len(whole) // 2 :][:4]
     (result,) = host.ask({**asked, "stop": [stop, "no such text"]})
@@ -157,8 +158,8 @@ def test_settings_of_neighbours_do_not_mix(host: ModelHost) -> None:
     )
     texts = [result.outputs[0].text for result in mixed]
     greedy = text_of(host, **asked)
-    assert texts[0][:40] == greedy[:40]
-    assert texts[4][:40] == greedy[:40]  # the likeliest token alone is what greedy takes
+    assert texts[0][:30] == greedy[:30]
+    assert texts[4][:30] == greedy[:30]  # the likeliest token alone is what greedy takes
     assert len(set(texts[:4])) == 4
 
 
@@ -175,30 +176,37 @@ def test_calls_at_once_each_get_their_own(host: ModelHost) -> None:
     assert [[result.usage.completion_tokens for result in call] for call in found] == [list(range(3, 20))] * 3
 
 
-def test_long_seeded_prompts_are_read_at_once(host: ModelHost) -> None:
+def test_long_seeded_prompts_are_read_at_once(host: ModelHost, engine: Engine) -> None:
     long = {"text": "word " * 2100, "temperature": 1.0, "limit": 3}
-    results = host.ask(*({**long, "seed": seed} for seed in range(4)))
+    # Once, vLLM read a prompt in pieces where several filled its step, which killed it where one had a seed.
+    results = host.ask(*({**long, "seed": seed} for seed in range(4 if engine == "vllm" else 2)))
     assert all(result.error is None and result.usage.prompt_tokens > 2000 for result in results)
 
 
-def test_a_local_folder_is_a_model(engine: Engine, cache_dir: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def lighter() -> str:
+    """The back-end that is ready soonest, for what happens before an engine has a part in it."""
+    return ENGINES["transformers"].backend
+
+
+def test_a_local_folder_is_a_model(lighter: str, cache_dir: Path, tmp_path: Path) -> None:
     folder = smollm2.prepare(cache_dir)
-    with ModelHost(ENGINES[engine].backend, tmp_path, model=str(folder)) as host:
+    with ModelHost(lighter, tmp_path, model=str(folder)) as host:
         assert host.info.model == str(folder)
         assert text_of(host, text="What is the capital of France?")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_hub_that_cannot_be_reached_is_said(engine: Engine, tmp_path: Path) -> None:
+def test_a_hub_that_cannot_be_reached_is_said(lighter: str, tmp_path: Path) -> None:
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     with pytest.raises(ModelError, match="local folder") as caught:
-        ModelHost(ENGINES[engine].backend, tmp_path, model="nobody/no-such-model", environment=nowhere)
+        ModelHost(lighter, tmp_path, model="nobody/no-such-model", environment=nowhere)
     assert (caught.value.kind, caught.value.code) == (FailureKind.MODEL, "hub_model_unavailable")
     assert "'nobody/no-such-model'" in caught.value.message
 
 
-def test_a_folder_that_is_no_model_is_said(engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+def test_broken_weights_are_said(engine: Engine, cache_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(smollm2.prepare(cache_dir), tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelError) as caught:
         ModelHost(ENGINES[engine].backend, tmp_path, model=str(tmp_path))

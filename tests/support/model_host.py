@@ -1,8 +1,8 @@
 """A process that holds one model, for tests: `python -m tests.support.model_host MODULE:CLASS MODEL CACHE_DIR`.
 
-It loads the model, says its ModelInfo as a line of JSON, or why it cannot, and then answers each line that it reads: a list of calls that
-are made side by side, each a list of requests. An engine in a process of its own has the environment that it needs, and
-leaves nothing in the tests' process.
+It loads the model, says its ModelInfo as a line of JSON, or why it cannot, and then answers each line that it reads: a
+list of calls that are made side by side, each a list of requests. An engine in a process of its own has the environment
+that it needs, and leaves nothing in the tests' process.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _request(index: int, fields: dict[str, Any]) -> TextRequest:
     if "limit" in own:
         own["max_tokens"] = own.pop("limit")
     seed = fields.pop("seed", 0)
-    sampling = Sampling.model_validate({"temperature": 0, "max_tokens": 32, **fields})
+    sampling = Sampling.model_validate({"temperature": 0, "max_tokens": 16, **fields})
     return TextRequest(index=index, messages=messages, sampling=sampling, seed=seed, **own)
 
 
