@@ -144,7 +144,7 @@ def _process(command: list[str], environment: dict[str, str], folder: Path) -> t
         with Memory(process.pid) as memory:
             output, _ = process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"{command[2]} failed:\n{errors.read_text()[-3000:]}")
+        raise RuntimeError(f"{command[2]} ended with {process.returncode}:\n{errors.read_text()[-3000:]}")
     return output, memory.mebibytes()
 
 
