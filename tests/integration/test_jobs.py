@@ -14,6 +14,7 @@ from models.errors import FailureKind
 from orchestrator import claims, database, finalize
 from orchestrator.jobs import ConflictError, Jobs, UnknownJobError
 from orchestrator.lifecycle import JobStatus
+from orchestrator.spec import parse_job
 from orchestrator.spec_error import SpecError
 from orchestrator.tables import Job
 from orchestrator.views import JobError, JobView
@@ -47,6 +48,20 @@ def test_a_new_job_waits_to_be_planned(jobs: Jobs, clock: ManualClock) -> None:
     assert (job.created_at, job.deadline_at) == (clock(), clock() + 7200)
     assert not job.ended
     assert jobs.spec(job.id) == spec
+
+
+def test_a_stored_job_keeps_the_order_that_it_was_written_in(jobs: Jobs) -> None:
+    spec = parse_job(
+        {
+            "kind": "echo",
+            "prompt": "{{ tone }} {{ length }}",
+            "source": {"grid": {"tone": ["warm", "bold"], "length": ["long", "short"]}},
+            "schema": {"type": "object", "properties": {"title": {"type": "string"}, "body": {"type": "string"}}},
+        }
+    )
+    stored = jobs.spec(jobs.create(spec).id)
+    assert list(stored.source.grid or {}) == ["tone", "length"]  # or else item 1 is another combination
+    assert list((stored.output_schema or {})["properties"]) == ["title", "body"]
 
 
 def test_a_view_goes_over_the_wire_and_back(jobs: Jobs) -> None:
