@@ -44,6 +44,27 @@ def check_folder(name: str) -> Path:
     return folder.resolve()
 
 
+def check_whole(folder: Path) -> None:
+    """See to it that each file of weights is as long as it says its header is: 8 bytes read of each.
+
+    Of a file that is not, vLLM asks for as much memory as its first bytes happen to say; that must not pass for a
+    machine with too little memory, on which another try could help.
+
+    Raises:
+        ModelError: kind MODEL, code `weights_damaged`.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            start = file.read(8)
+        # https://github.com/huggingface/safetensors#format: a little-endian length, then so many bytes of JSON.
+        if len(start) < 8 or 8 + int.from_bytes(start, "little") > path.stat().st_size:
+            raise ModelError(
+                FailureKind.MODEL,
+                "weights_damaged",
+                f"{path} is not a whole safetensors file: was it copied or downloaded in full?",
+            )
+
+
 def locate(name: str, cache_dir: Path) -> Path:
     """The folder of a model's weights, made or downloaded where it is not there yet. Takes seconds to minutes once.
 

@@ -63,6 +63,7 @@ class SequenceBackend:
                 asyncio.to_thread(weights.locate, self._name, self._cache_dir),
                 asyncio.to_thread(import_engine, self._module),
             )
+            await asyncio.to_thread(weights.check_whole, folder)
             starting = asyncio.create_task(module.start(folder))
             revision = await asyncio.to_thread(weights.revision, folder)
             self._engine = engine = await starting

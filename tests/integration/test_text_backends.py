@@ -152,7 +152,7 @@ def test_settings_of_neighbours_do_not_mix(host: ModelHost) -> None:
     mixed = host.ask(
         asked,
         {**asked, "temperature": 1.5, "seed": 1},
-        {**asked, "temperature": 0.8, "seed": 1, "top_p": 0.5, "top_k": 5, "min_p": 0.1},
+        {**asked, "temperature": 2.0, "seed": 2, "top_p": 0.95, "top_k": 50, "min_p": 0.01},
         {**asked, "repetition_penalty": 1.3},
         {**asked, "temperature": 1.0, "seed": 3, "top_k": 1},
     )
@@ -205,9 +205,20 @@ def test_a_hub_that_cannot_be_reached_is_said(lighter: str, tmp_path: Path) -> N
     assert "'nobody/no-such-model'" in caught.value.message
 
 
-def test_broken_weights_are_said(engine: Engine, cache_dir: Path, tmp_path: Path) -> None:
+def test_a_model_that_no_engine_knows_is_said(engine: Engine, cache_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(smollm2.prepare(cache_dir), tmp_path, dirs_exist_ok=True)
+    config = orjson.loads((tmp_path / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes(
+        orjson.dumps({**config, "model_type": "none", "architectures": ["NoneForCausalLM"]})
+    )
+    with pytest.raises(ModelError) as caught, ModelHost(ENGINES[engine].backend, tmp_path, model=str(tmp_path)):
+        pass
+    assert (caught.value.kind, caught.value.code) == (FailureKind.MODEL, "model_load_failed")
+
+
+def test_broken_weights_are_said(lighter: str, cache_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(smollm2.prepare(cache_dir), tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ModelError) as caught:
-        ModelHost(ENGINES[engine].backend, tmp_path, model=str(tmp_path))
-    assert (caught.value.kind, caught.value.code) == (FailureKind.MODEL, "model_load_failed")
+    with pytest.raises(ModelError) as caught, ModelHost(lighter, tmp_path, model=str(tmp_path)):
+        pass
+    assert (caught.value.kind, caught.value.code) == (FailureKind.MODEL, "weights_damaged")

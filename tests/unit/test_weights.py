@@ -37,6 +37,18 @@ def test_the_revision_of_several_files_changes_with_any_of_them(tmp_path: Path) 
     assert len(found) == 4
 
 
+@pytest.mark.parametrize("data", [b"", b"short", (9).to_bytes(8, "little") + b"{}", b"version https://git-lfs"])
+def test_weights_that_are_not_whole_are_refused(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(ModelError, match=r"two\.safetensors is not a whole") as caught:
+        weights.check_whole(_folder(tmp_path, one=(2).to_bytes(8, "little") + b"{}", two=data))
+    assert (caught.value.kind, caught.value.code) == (FailureKind.MODEL, "weights_damaged")
+
+
+def test_whole_weights_are_let_pass(tmp_path: Path) -> None:
+    whole = (2).to_bytes(8, "little") + b"{}weights"
+    assert weights.check_whole(_folder(tmp_path, one=whole)) is None  # type: ignore[func-returns-value]
+
+
 def test_a_hub_that_cannot_be_reached_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = server.getsockname()[1]
