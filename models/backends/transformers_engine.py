@@ -3,8 +3,8 @@
 Two ways of generating share the model:
 
 - Continuous batching (`transformers.generation.continuous_batching`) for what is taken greedily, with no grammar and no
-  stop strings: it has none of these, and no seed a request. It serves on accelerators alone: on a CPU it cannot tell how
-  much memory its cache may take. No test covers it, for want of an accelerator.
+  stop strings: it has none of these, and no seed a request. It serves on accelerators alone: on a CPU it cannot tell
+  how much memory its cache may take. No test covers it, for want of an accelerator.
 - Plain batches for everything else: up to 32 sequences at a time, of about one length. A place in a batch that falls
   free stays free until the batch ends.
 """
