@@ -34,6 +34,13 @@ class Backend(Protocol):
         """
         ...
 
+    def quiet_seconds(self) -> float:
+        """For how long the engine has had work and shown no sign of doing it; 0 where it has none.
+
+        An engine that is slow gives a sign with every step that it makes; only one that hangs gives none.
+        """
+        ...
+
     async def close(self) -> None:
         """End the engine and every process that it started. May be called more than once."""
         ...

@@ -172,6 +172,8 @@ def shard_values(job_id: str, shard: NewShard, now: float) -> dict[str, Any]:  #
         "first": shard.first,
         "count": shard.count,
         "source": shard.source,
+        "skip": 0,
+        "alone": False,
         "status": ShardStatus.QUEUED.value,
         "token": 0,
         "settled_token": 0,

@@ -161,7 +161,7 @@ def queued(job_id: str, now: float, limit: int) -> Select[int]:
     return (
         select(Shard.number)
         .where(Shard.job_id == job_id, Shard.status == ShardStatus.QUEUED.value, Shard.available_at <= now)
-        .order_by(Shard.number)
+        .order_by(Shard.first)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -178,11 +178,13 @@ def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequen
             Shard.first,
             Shard.count.label("items"),  # a row has a method `count`
             Shard.source,
+            Shard.skip,
+            Shard.alone,
             Shard.settled_token,
             Shard.carry_from,
         )
         .where(Shard.job_id == job_id, Shard.status == ShardStatus.DISPATCHED.value, Shard.number.in_(numbers))
-        .order_by(Shard.number)
+        .order_by(Shard.first)
     ).all()
     settled = {row.number: row.settled_token for row in rows if row.token > 1}
     earlier = _earlier(connection, job_id, settled)
@@ -194,6 +196,8 @@ def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequen
             first=row.first,
             count=row.items,
             source=_sources.decode(row.source),
+            skip=row.skip,
+            alone=row.alone,
             work=decoded,
             earlier=tuple(earlier.get(row.number, ())),
             carry_from=row.carry_from,

@@ -7,19 +7,38 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, literal, select, update
 
 from models.errors import FailureKind
 from orchestrator import guards, lifecycle
-from orchestrator.lifecycle import JOB_LIVE, MAX_ATTEMPTS, SHARD_OPEN, JobStatus, ShardStatus, Verdict
+from orchestrator.lifecycle import (
+    JOB_LIVE,
+    MAX_ATTEMPTS,
+    MAX_BREAKS,
+    MAX_BREAKS_IN_A_ROW,
+    SHARD_WAITING,
+    JobStatus,
+    ShardStatus,
+    Verdict,
+)
 from orchestrator.tables import Execution, Job, Shard
 from orchestrator.views import JobError
 from workers.contracts import Failure, Part, ShardReport, Timings
 
 HAND_BACK_SECONDS = 1.0
 """Pause before a shard that was handed back is offered again, so that a worker that takes nothing does not spin."""
+
+PART_COLUMNS = (
+    "part_key",
+    "part_bytes",
+    "part_sha256",
+    "part_ok",
+    "part_failed",
+    "part_prompt_tokens",
+    "part_completion_tokens",
+)
 
 NO_FIGURES: dict[str, Any] = {  # column values
     "ok": 0,
@@ -41,6 +60,8 @@ class ShardState:
 
     job: str
     job_status: JobStatus
+    outcome: JobStatus | None
+    """What the job is on its way to, once it ends."""
     number: int
     count: int
     status: ShardStatus
@@ -51,25 +72,54 @@ class ShardState:
     attempts: int
     failures: int
     losses: int
+    alone: bool
     part_key: str | None
+    carry_from: str | None
+
+    @property
+    def unwanted(self) -> ShardStatus | None:
+        """What becomes of the shard instead of being run again, where its job is ending."""
+        return None if self.outcome is None else UNRUN_IN.get(self.outcome)
 
 
-def lock_jobs(connection: Connection, job_ids: list[str], *, to_write: bool) -> dict[str, JobStatus]:
-    """Statuses of jobs, which now stay as they are until the end of the transaction. Unknown ones are left out."""
+UNRUN_IN = {
+    JobStatus.CANCELLED: ShardStatus.CANCELLED,
+    JobStatus.EXPIRED: ShardStatus.EXPIRED,
+    JobStatus.FAILED: ShardStatus.FAILED,
+}
+"""What the shards of a job become that were not done when it ended so."""
+
+
+class JobState(NamedTuple):
+    """A job's status, and what it is on its way to."""
+
+    status: JobStatus
+    outcome: JobStatus | None
+
+
+def lock_jobs(connection: Connection, job_ids: list[str], *, to_write: bool) -> dict[str, JobState]:
+    """States of jobs, which now stay as they are until the end of the transaction. Unknown ones are left out."""
     statement = (
-        select(Job.id, Job.status).where(Job.id.in_(job_ids)).order_by(Job.id).with_for_update(read=not to_write)
+        select(Job.id, Job.status, Job.outcome)
+        .where(Job.id.in_(job_ids))
+        .order_by(Job.id)
+        .with_for_update(read=not to_write)
     )
-    return {row.id: JobStatus(row.status) for row in connection.execute(statement)}
+    return {
+        row.id: JobState(JobStatus(row.status), None if row.outcome is None else JobStatus(row.outcome))
+        for row in connection.execute(statement)
+    }
 
 
-def lock_shard(connection: Connection, job_id: str, job_status: JobStatus, number: int) -> ShardState | None:
+def lock_shard(connection: Connection, job_id: str, job: JobState, number: int) -> ShardState | None:
     """A shard, which now stays as it is until the end of the transaction; None where there is none."""
     row = connection.execute(one_shard(job_id, number)).first()
     if row is None:
         return None
     return ShardState(
         job=job_id,
-        job_status=job_status,
+        job_status=job.status,
+        outcome=job.outcome,
         number=number,
         count=row.items,
         status=ShardStatus(row.status),
@@ -80,7 +130,9 @@ def lock_shard(connection: Connection, job_id: str, job_status: JobStatus, numbe
         attempts=row.attempts,
         failures=row.failures,
         losses=row.losses,
+        alone=row.alone,
         part_key=row.part_key,
+        carry_from=row.carry_from,
     )
 
 
@@ -97,7 +149,9 @@ def one_shard(job_id: str, number: int) -> Select[*tuple[Any, ...]]:
             Shard.attempts,
             Shard.failures,
             Shard.losses,
+            Shard.alone,
             Shard.part_key,
+            Shard.carry_from,
         )
         .where(Shard.job_id == job_id, Shard.number == number)
         .with_for_update()
@@ -180,45 +234,71 @@ def finish(connection: Connection, shard: ShardState, part: Part, values: dict[s
             "error_code": None,
             "error_message": None,
             "carry_from": None,
-            "part_key": part.key,
-            "part_bytes": part.bytes,
-            "part_sha256": part.sha256,
-            "part_ok": part.counts.ok,
-            "part_failed": part.counts.failed,
-            "part_prompt_tokens": part.usage.prompt_tokens,
-            "part_completion_tokens": part.usage.completion_tokens,
+            "alone": False,
+            **_part_values(part),
         },
     )
+    if moved == 1:
+        mended = update(Job).where(Job.id == shard.job, Job.breaks_in_a_row > 0).values(breaks_in_a_row=0)
+        connection.execute(mended)
     return moved == 1
 
 
-def fail(connection: Connection, shard: ShardState, failure: Failure, now: float, chance: random.Random) -> bool:
-    """End a running execution that failed or was lost, as its kind of failure demands; False where it had ended."""
-    if shard.job_status is JobStatus.CANCELLING:
-        return _close(connection, shard, ShardStatus.CANCELLED, now, {})
+def fail(
+    connection: Connection,
+    shard: ShardState,
+    failure: Failure,
+    now: float,
+    chance: random.Random,
+    part: Part | None = None,
+) -> bool:
+    """End a running execution that failed or was lost, as its kind of failure demands; False where it had ended.
+
+    `part` holds the items that had ended, where the execution could still say so.
+    """
+    kept = {} if part is None else _part_values(part)
+    if shard.unwanted is not None:
+        return _close(connection, shard, shard.unwanted, now, kept)
     decision = lifecycle.decide(
-        failure.kind, failures=shard.failures, losses=shard.losses, attempts=shard.attempts, chance=chance
+        failure.kind,
+        failures=shard.failures,
+        losses=shard.losses,
+        attempts=shard.attempts,
+        chance=chance,
+        alone=shard.alone,
+        items=shard.count,
     )
+    verdict = decision.verdict
+    if verdict is Verdict.SPLIT and shard.part_key is not None and shard.settled_token:
+        # Its results have been shown as they are: it falls back to them.
+        verdict = Verdict.GIVE_UP
     said = {
         "failures": decision.failures,
         "losses": decision.losses,
         "error_code": failure.code,
         "error_message": failure.message,
     }
-    match decision.verdict:
+    if shard.alone and failure.kind is FailureKind.ENGINE and _breaks_too_often(connection, shard.job):
+        verdict = Verdict.FAIL_JOB
+    available_at = now + decision.delay_seconds
+    match verdict:
         case Verdict.AGAIN:
-            return _queue(connection, shard, now + decision.delay_seconds, said)
+            return _queue(connection, shard, available_at, {**said, **_carried(part)})
+        case Verdict.ALONE:
+            return _queue(connection, shard, available_at, {**said, **_carried(part), "alone": True})
+        case Verdict.SPLIT:
+            return _split(connection, shard, available_at, {**said, **_carried(part)})
         case Verdict.GIVE_UP:
-            return _close(connection, shard, ShardStatus.FAILED, now, said)
+            return _close(connection, shard, ShardStatus.FAILED, now, {**said, **kept})
         case Verdict.FAIL_JOB:
-            if not _close(connection, shard, ShardStatus.FAILED, now, said):
+            if not _close(connection, shard, ShardStatus.FAILED, now, {**said, **kept}):
                 return False
             fail_job(connection, shard.job, failure, now)
             return True
 
 
 def fail_job(connection: Connection, job_id: str, failure: Failure, now: float) -> bool:
-    """End a job that cannot go on: its open shards fail with the same error, finished results stay."""
+    """End a job that cannot go on: its shards that wait fail with the same error, those that run are told to stop."""
     error = JobError(code=failure.code, message=failure.message)
     moved = guards.move_job(
         connection,
@@ -229,18 +309,19 @@ def fail_job(connection: Connection, job_id: str, failure: Failure, now: float) 
     )
     if moved:
         values = {"finished_at": now, "error_code": failure.code, "error_message": failure.message, **NO_FIGURES}
-        guards.close_shards(connection, job_id, SHARD_OPEN, ShardStatus.FAILED, values=values)
+        guards.close_shards(connection, job_id, SHARD_WAITING, ShardStatus.FAILED, values=values)
     return moved
 
 
-def hand_back(connection: Connection, shard: ShardState, now: float) -> bool:
-    """Take back a shard that its worker does not want to finish; False where it had ended."""
-    if shard.job_status is JobStatus.CANCELLING:
-        return _close(connection, shard, ShardStatus.CANCELLED, now, {})
+def hand_back(connection: Connection, shard: ShardState, now: float, part: Part | None = None) -> bool:
+    """Take back a shard that its worker does not want to finish, and what was done of it; False where it had ended."""
+    kept = {} if part is None else _part_values(part)
+    if shard.unwanted is not None:
+        return _close(connection, shard, shard.unwanted, now, kept)
     if shard.attempts >= MAX_ATTEMPTS:
         said = {"error_code": "attempts_exhausted", "error_message": f"workers took it {shard.attempts} times, in vain"}
-        return _close(connection, shard, ShardStatus.FAILED, now, said)
-    return _queue(connection, shard, now + HAND_BACK_SECONDS, {})
+        return _close(connection, shard, ShardStatus.FAILED, now, {**said, **kept})
+    return _queue(connection, shard, now + HAND_BACK_SECONDS, _carried(part))
 
 
 def end_execution(connection: Connection, report: ShardReport, ending: str, now: float) -> None:
@@ -256,6 +337,60 @@ def lost(shard: ShardState, seconds: float) -> Failure:
     return Failure(
         FailureKind.PLATFORM, "worker_lost", f"its worker was not heard of for {seconds:g} s (attempt {shard.token})"
     )
+
+
+def split(connection: Connection, job_id: str, number: int, *, keep: int) -> None:
+    """Leave a queued shard its first `keep` items, and make another, alike in everything, of the rest.
+
+    The caller holds the shard's lock. The job counts one shard more; the order of items is that of `first`.
+    """
+    columns = {column.name: column for column in Shard.__table__.columns}
+    rest: dict[str, Any] = {
+        **columns,
+        "number": select(func.max(Shard.number) + 1).where(Shard.job_id == job_id).scalar_subquery(),
+        "first": Shard.first + keep,
+        "count": Shard.count - keep,
+        "skip": Shard.skip + keep,
+        "failures": literal(0),
+        "losses": literal(0),
+    }
+    this = (Shard.job_id == job_id, Shard.number == number)
+    connection.execute(insert(Shard).from_select(list(rest), select(*rest.values()).where(*this)))
+    connection.execute(update(Shard).where(*this).values(count=keep))
+    connection.execute(update(Job).where(Job.id == job_id).values(shard_count=Job.shard_count + 1))
+
+
+def _split(connection: Connection, shard: ShardState, available_at: float, values: dict[str, Any]) -> bool:
+    """Queue a shard that broke its engine as two halves. Neither has a part of its own to fall back to."""
+    parts = dict.fromkeys(PART_COLUMNS)
+    if not _queue(connection, shard, available_at, {**values, **parts, "alone": True}):
+        return False
+    split(connection, shard.job, shard.number, keep=(shard.count + 1) // 2)
+    return True
+
+
+def _breaks_too_often(connection: Connection, job_id: str) -> bool:
+    counted = update(Job).where(Job.id == job_id).values(breaks=Job.breaks + 1, breaks_in_a_row=Job.breaks_in_a_row + 1)
+    connection.execute(counted)
+    row = connection.execute(select(Job.breaks, Job.breaks_in_a_row).where(Job.id == job_id)).one()
+    return bool(row.breaks_in_a_row >= MAX_BREAKS_IN_A_ROW or row.breaks >= MAX_BREAKS)
+
+
+def _part_values(part: Part) -> dict[str, Any]:
+    return {
+        "part_key": part.key,
+        "part_bytes": part.bytes,
+        "part_sha256": part.sha256,
+        "part_ok": part.counts.ok,
+        "part_failed": part.counts.failed,
+        "part_prompt_tokens": part.usage.prompt_tokens,
+        "part_completion_tokens": part.usage.completion_tokens,
+    }
+
+
+def _carried(part: Part | None) -> dict[str, Any]:
+    """What the next execution is to carry over."""
+    return {} if part is None else {**_part_values(part), "carry_from": part.key}
 
 
 def _queue(connection: Connection, shard: ShardState, available_at: float, values: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, select
 
 from orchestrator import database, guards
 from orchestrator.endings import NO_FIGURES
-from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, JobStatus, ShardStatus
+from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, SHARD_WAITING, JobStatus, ShardStatus
 from orchestrator.manifest import write_manifest
 from orchestrator.tables import Job, Shard
 from orchestrator.totals import Totals
@@ -112,8 +112,9 @@ def expire(engine: Engine, *, now: float) -> int:
             return True
         if not guards.move_job(connection, job_id, JOB_LIVE, JobStatus.FINALIZING, late, values=values):
             return False
+        # Those that run are told to stop, and keep what they have.
         ended = {"finished_at": now, **NO_FIGURES}
-        guards.close_shards(connection, job_id, SHARD_OPEN, ShardStatus.EXPIRED, values=ended)
+        guards.close_shards(connection, job_id, SHARD_WAITING, ShardStatus.EXPIRED, values=ended)
         return True
 
     return sum(database.write(engine, partial(work, job_id=job_id)) for job_id in overdue)

@@ -70,11 +70,15 @@ def close_shards(
     *where: ColumnElement[bool],
     values: Values | None = None,
 ) -> int:
-    """End open shards without a new part: they fall back to the part that they have, and only else become `new`."""
+    """End open shards without a new whole part: those that have one fall back to it, and the others become `new`.
+
+    A shard that was interrupted keeps what it has: its part tells which of its items are not `new`.
+    """
     for status in old:
         lifecycle.check_shard(status, new)
         lifecycle.check_shard(status, ShardStatus.DONE)
-    fallen = case((Shard.part_key.is_not(None), ShardStatus.DONE.value), else_=new.value)
+    whole = Shard.part_ok + Shard.part_failed == Shard.count
+    fallen = case((whole, ShardStatus.DONE.value), else_=new.value)
     return _write(connection, job_id, old, where, {"status": fallen, **_released(new), **(values or {})})
 
 

@@ -18,7 +18,7 @@ from ulid import ULID
 from orchestrator import database, guards
 from orchestrator.deadlines import resolve_deadline
 from orchestrator.endings import NO_FIGURES
-from orchestrator.lifecycle import JOB_LIVE, JOB_RETRYABLE, JobStatus, ShardStatus
+from orchestrator.lifecycle import JOB_LIVE, JOB_RETRYABLE, SHARD_WAITING, JobStatus, ShardStatus
 from orchestrator.spec import JobSpec, parse_job
 from orchestrator.sums import sum_shards
 from orchestrator.tables import Job, Shard
@@ -56,9 +56,7 @@ class Jobs:
             SpecError: the deadline is not after now.
         """
         now = self._clock()
-        # In the order that was written: a grid's order numbers its items, a schema's is the order of the output.
-        text = orjson.dumps(spec.to_json()).decode()
-        digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        text, digest = _stored(spec)
         deadline = None
         if spec.deadline is not None:
             deadline = resolve_deadline(spec.deadline, datetime.fromtimestamp(now, UTC)).timestamp()
@@ -79,12 +77,12 @@ class Jobs:
             "planner_beat": 0,
             "items": 0,
             "shard_count": 0,
+            "breaks": 0,
+            "breaks_in_a_row": 0,
             "created_at": now,
             "deadline_at": deadline,
             "manifest_version": 1,
         }
-        if idempotency_key is not None and (earlier := self._by_key(tenant, idempotency_key, digest)):
-            return earlier
         try:
             database.write(self.engine, lambda connection: connection.execute(insert(Job).values(values)))
         except IntegrityError:
@@ -93,6 +91,14 @@ class Jobs:
                 return earlier
             raise
         return self.get(job_id)
+
+    def submitted(self, spec: JobSpec, *, tenant: str = "default", idempotency_key: str) -> JobView | None:
+        """The job that was made with this key, if there is one.
+
+        Raises:
+            ConflictError: the key was used for another spec.
+        """
+        return self._by_key(tenant, idempotency_key, _stored(spec)[1])
 
     def get(self, job_id: str) -> JobView:
         """A job.
@@ -138,9 +144,8 @@ class Jobs:
                 # Nothing was promised about items that had only been looked at.
                 connection.execute(delete(Shard).where(Shard.job_id == job_id))
             elif guards.move_job(connection, job_id, JOB_LIVE, JobStatus.CANCELLING, values=cancelling):
-                waiting = {ShardStatus.QUEUED, ShardStatus.DISPATCHED}
-                values = {"finished_at": self._clock()}
-                guards.close_shards(connection, job_id, waiting, ShardStatus.CANCELLED, values=values)
+                values = {"finished_at": self._clock(), **NO_FIGURES}
+                guards.close_shards(connection, job_id, SHARD_WAITING, ShardStatus.CANCELLED, values=values)
             else:
                 _allow(_row(connection, job_id), "cancelled", {JobStatus.CANCELLING, JobStatus.CANCELLED})
             return _view(connection, job_id)
@@ -200,6 +205,8 @@ class Jobs:
                     "error": None,
                     "finished_at": None,
                     "totals": None,
+                    "breaks": 0,
+                    "breaks_in_a_row": 0,
                     "manifest_version": Job.manifest_version + 1,
                     "deadline_at": case((Job.deadline_at <= now, null()), else_=Job.deadline_at),
                 },
@@ -227,25 +234,35 @@ class Jobs:
             return _view(connection, found.id)
 
 
+def _stored(spec: JobSpec) -> tuple[str, str]:
+    """A spec as it stands in SQL, and its digest."""
+    # In the order that was written: a grid's order numbers its items, a schema's is the order of the output.
+    text = orjson.dumps(spec.to_json()).decode()
+    return text, "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
 def _requeue(connection: Connection, job_id: str, now: float) -> int:
     """Queue again each shard that has items to run again; returns how many."""
-    afresh = {"available_at": now, "attempts": 0, "failures": 0, "losses": 0, "error_code": None, "error_message": None}
-    unrun = guards.move_shards(
-        connection,
-        job_id,
-        {ShardStatus.FAILED, ShardStatus.EXPIRED},
-        ShardStatus.QUEUED,
-        values={**afresh, **NO_FIGURES},
+    afresh = {
+        "alone": False,
+        "available_at": now,
+        "attempts": 0,
+        "failures": 0,
+        "losses": 0,
+        "error_code": None,
+        "error_message": None,
+    }
+    unrun = {ShardStatus.FAILED, ShardStatus.EXPIRED}
+    carried = {**afresh, **NO_FIGURES, "carry_from": Shard.part_key, "settled_token": Shard.token}
+    with_part = Shard.part_key.is_not(None)
+    return (
+        # Of these, a part that comes late is as good as one that is yet to be made.
+        guards.move_shards(connection, job_id, unrun, ShardStatus.QUEUED, ~with_part, values={**afresh, **NO_FIGURES})
+        + guards.move_shards(connection, job_id, unrun, ShardStatus.QUEUED, with_part, values=carried)
+        + guards.move_shards(
+            connection, job_id, {ShardStatus.DONE}, ShardStatus.QUEUED, Shard.part_failed > 0, values=carried
+        )
     )
-    with_failures = guards.move_shards(
-        connection,
-        job_id,
-        {ShardStatus.DONE},
-        ShardStatus.QUEUED,
-        Shard.part_failed > 0,
-        values={**afresh, "carry_from": Shard.part_key, "settled_token": Shard.token},
-    )
-    return unrun + with_failures
 
 
 def _row(connection: Connection, job_id: str) -> Row:  # type: ignore[type-arg]  # all columns of `jobs`

@@ -110,9 +110,10 @@ JOB_LIVE = frozenset({JobStatus.IN_PROGRESS, JobStatus.PAUSED})
 """The job still wants the results of shards that it has open."""
 JOB_RETRYABLE = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.EXPIRED})
 SHARD_OPEN = frozenset({ShardStatus.QUEUED, ShardStatus.DISPATCHED, ShardStatus.RUNNING})
+SHARD_WAITING = frozenset({ShardStatus.QUEUED, ShardStatus.DISPATCHED})
 SHARD_OUTSTANDING = frozenset({ShardStatus.DISPATCHED, ShardStatus.RUNNING})
 SHARD_UNRUN = frozenset({ShardStatus.FAILED, ShardStatus.CANCELLED, ShardStatus.EXPIRED})
-"""Terminal without a part: the items' records are spelt out when they are read."""
+"""Terminal without a whole part: the records of items that are in none are spelt out when they are read."""
 
 
 def check_job(old: JobStatus, new: JobStatus) -> None:
@@ -128,10 +129,14 @@ def check_shard(old: ShardStatus, new: ShardStatus) -> None:
 
 
 class Verdict(StrEnum):
-    """What follows when an execution ends without a part."""
+    """What follows when an execution ends without a whole part."""
 
     AGAIN = "again"
     """Back to the queue, after the backoff."""
+    ALONE = "alone"
+    """The same, and the next time nothing else is in the engine beside it."""
+    SPLIT = "split"
+    """Back to the queue in two halves, each to be run alone."""
     GIVE_UP = "give_up"
     """The shard fails; the job goes on without it."""
     FAIL_JOB = "fail_job"
@@ -143,7 +148,7 @@ class RetryRule:
     """What one kind of failure costs a shard."""
 
     verdict: Verdict
-    """As long as the bound is not reached."""
+    """As long as the bound is not reached. ALONE becomes SPLIT for a shard that was alone when it failed."""
     counts_as: str
     """The counter that it raises: `failures` or `losses`."""
     bound: int
@@ -154,8 +159,14 @@ class RetryRule:
     """Backoff never exceeds this."""
 
 
-MAX_FAILURES = 3
+MAX_FAILURES = 100
+"""No shard is split so often: what ends the search for what breaks an engine is a shard of one item."""
 MAX_LOSSES = 10
+MAX_BREAKS_IN_A_ROW = 20
+"""An engine that breaks so often under shards of a job that are alone in it, with none done in between, is at fault
+itself: more than it takes to find one item among a million. The rest of the job fails."""
+MAX_BREAKS = 500
+"""In all, under shards that are alone: each costs a restart of the engine."""
 MAX_ATTEMPTS = 100
 """Bounds what no other counter does: shards that workers take and hand back, again and again."""
 
@@ -163,7 +174,9 @@ RETRY_RULES: Mapping[FailureKind, RetryRule] = {
     # A whole shard can fail like an item where its input cannot be read any more: trying again reads the same.
     FailureKind.ITEM: RetryRule(Verdict.GIVE_UP, "failures", 1, 0.0, 0.0),
     FailureKind.MODEL: RetryRule(Verdict.FAIL_JOB, "failures", 1, 0.0, 0.0),
-    FailureKind.ENGINE: RetryRule(Verdict.AGAIN, "failures", MAX_FAILURES, 1.0, 60.0),
+    # Some item of some shard that was in the engine did it, or none: a shard that fails alone is to blame, and is
+    # halved until the item is found.
+    FailureKind.ENGINE: RetryRule(Verdict.ALONE, "failures", MAX_FAILURES, 0.5, 2.0),
     FailureKind.PLATFORM: RetryRule(Verdict.AGAIN, "losses", MAX_LOSSES, 0.5, 60.0),
 }
 
@@ -178,8 +191,21 @@ class Decision:
     delay_seconds: float = 0.0
 
 
-def decide(kind: FailureKind, *, failures: int, losses: int, attempts: int, chance: random.Random) -> Decision:
-    """Judge a failure of a shard that so far has `failures` and `losses` behind it, in `attempts` executions.
+def decide(
+    kind: FailureKind,
+    *,
+    failures: int,
+    losses: int,
+    attempts: int,
+    chance: random.Random,
+    alone: bool = False,
+    items: int = 2,
+) -> Decision:
+    """Judge a failure of a shard of `items` items that has `failures` and `losses` behind it, in `attempts` executions.
+
+    `alone`: nothing else was in the engine when it failed. Finding one bad item among the n of all shards that were in
+    an engine takes at most log2(n) + 2 restarts of it: one for all together, one for its shard alone, and one for each
+    halving of that.
 
     Backoff is exponential with full jitter ("Exponential Backoff and Jitter", AWS Architecture Blog, 2015): shards
     that fell together do not come back together.
@@ -191,9 +217,12 @@ def decide(kind: FailureKind, *, failures: int, losses: int, attempts: int, chan
     else:
         losses += 1
         tries = losses
-    if rule.verdict is not Verdict.AGAIN:
-        return Decision(rule.verdict, failures, losses)
+    verdict = rule.verdict
+    if verdict is Verdict.ALONE and alone:
+        verdict = Verdict.SPLIT if items > 1 else Verdict.GIVE_UP
+    if verdict not in {Verdict.AGAIN, Verdict.ALONE, Verdict.SPLIT}:
+        return Decision(verdict, failures, losses)
     if tries >= rule.bound or attempts >= MAX_ATTEMPTS:
         return Decision(Verdict.GIVE_UP, failures, losses)
     longest = min(rule.cap_seconds, rule.base_seconds * 2 ** (tries - 1))
-    return Decision(Verdict.AGAIN, failures, losses, chance.uniform(0.0, longest))
+    return Decision(verdict, failures, losses, chance.uniform(0.0, longest))

@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import Connection, Engine, Row, Select, select
 
 from orchestrator import database
+from orchestrator.lifecycle import ShardStatus
 from orchestrator.sums import sum_shards
 from orchestrator.tables import Job, Shard
 from orchestrator.totals import Totals
@@ -39,16 +40,16 @@ def write_manifest(engine: Engine, store: ObjectStore, job_id: str) -> Totals:
 
 
 def shard_page(connection: Connection, job_id: str, after: int) -> list[Row]:  # type: ignore[type-arg]
-    """The next rows of a job's shards by number, all columns, those above `after`."""
+    """The next rows of a job's shards in item order, all columns, those that begin after item `after`."""
     return list(connection.execute(shards_after(job_id, after)).all())
 
 
 def shards_after(job_id: str, after: int) -> Select[Any]:
-    """All columns of the shards whose number is above `after`, a page of them."""
+    """All columns of the shards that begin after item `after`, a page of them."""
     return (
         select(*Shard.__table__.columns)
-        .where(Shard.job_id == job_id, Shard.number > after)
-        .order_by(Shard.number)
+        .where(Shard.job_id == job_id, Shard.first > after)
+        .order_by(Shard.first)
         .limit(PAGE)
     )
 
@@ -88,7 +89,7 @@ def _entries(engine: Engine, job_id: str) -> Iterator[dict[str, Any]]:  # JSON
             entry = {"shard": shard["number"], "first": shard["first"], "count": shard["count"]}
             if shard["part_key"] is not None:
                 entry |= {
-                    "status": "done",
+                    "status": shard["status"],
                     "key": shard["part_key"],
                     "bytes": shard["part_bytes"],
                     "sha256": shard["part_sha256"],
@@ -97,7 +98,7 @@ def _entries(engine: Engine, job_id: str) -> Iterator[dict[str, Any]]:  # JSON
                 }
             else:
                 entry |= {"status": shard["status"]}
-                if shard["error_code"] is not None:
-                    entry |= {"error": {"code": shard["error_code"], "message": shard["error_message"]}}
+            if shard["status"] != ShardStatus.DONE.value and shard["error_code"] is not None:
+                entry |= {"error": {"code": shard["error_code"], "message": shard["error_message"]}}
             yield entry
-        after = rows[-1].number
+        after = rows[-1].first

@@ -206,11 +206,13 @@ class _Planning:
         spec = self._spec.source
         count = spec.count or 1
         self._check_total(count)
-        # A grid alone is a single row without any field of its own.
-        names = ["index"] if spec.count is not None else []
-        self._checks.columns(names)
-        rows: list[Row] = [{"index": index} if names else {} for index in range(min(count, 100))]
-        self._checks.render_first(rows)
+        if spec.count is not None:
+            self._checks.columns(["index"])
+            self._checks.numbers(count)
+        else:
+            # A grid alone is a single row without any field of its own.
+            self._checks.columns([])
+            self._checks.combinations_alone()
         self._rows = count
         grid = spec.grid_size
         size = shard_size(self._size, count * grid)

@@ -18,10 +18,12 @@ from sqlalchemy import Connection, Engine, select
 
 from models.errors import FailureKind
 from orchestrator import database, endings
-from orchestrator.endings import ShardState
+from orchestrator.endings import JobState, ShardState
 from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, JobStatus, ShardStatus
 from orchestrator.tables import Shard
 from workers.contracts import Directive, Failure, Part, ShardReport
+
+_CHANGES_JOB = {FailureKind.MODEL, FailureKind.ENGINE}
 
 
 class Step(StrEnum):
@@ -78,14 +80,14 @@ def judge(shard: ShardState, report: ShardReport) -> Judgement:
 def _judge_part(shard: ShardState, report: ShardReport) -> Judgement:
     part = report.part
     token = None if part is None else part_token(part, shard)
-    if part is None or token is None or part.counts.done != shard.count:
+    if part is None or token is None or is_partial(part) or part.counts.done != shard.count:
         return Judgement(Step.STOP, "what it reports is not a whole part of this shard")
     if shard.status is ShardStatus.DONE and shard.part_key == part.key:
         return Judgement(Step.KNOWN)
     if token <= shard.settled_token:
         return Judgement(Step.STOP, "the part is older than the last retry")
     # The first complete part wins, whichever attempt wrote it and whoever is at work on the shard now.
-    if shard.status in SHARD_OPEN and shard.job_status in JOB_LIVE | {JobStatus.CANCELLING}:
+    if shard.status in SHARD_OPEN and shard.job_status in JOB_LIVE | {JobStatus.CANCELLING, JobStatus.FINALIZING}:
         return Judgement(Step.FINISH)
     if shard.status is ShardStatus.FAILED and shard.job_status in JOB_LIVE:
         return Judgement(Step.FINISH)
@@ -94,10 +96,15 @@ def _judge_part(shard: ShardState, report: ShardReport) -> Judgement:
 
 def part_token(part: Part, shard: ShardState) -> int | None:
     """The attempt that wrote a part, from its key; None where it is no part of this shard."""
-    match = re.fullmatch(r"jobs/([^/]+)/parts/(\d{6,})-(\d{4,})-[0-9A-Z]+\.jsonl", part.key)
+    match = re.fullmatch(r"jobs/([^/]+)/parts/(\d{6,})-(\d{4,})-[0-9A-Z]+(?:\.partial)?\.jsonl", part.key)
     if match is None or match[1] != shard.job or int(match[2]) != shard.number or int(match[3]) > shard.token:
         return None
     return int(match[3])
+
+
+def is_partial(part: Part) -> bool:
+    """Whether a part was left by an execution that was interrupted."""
+    return part.key.endswith(".partial.jsonl")
 
 
 def apply(engine: Engine, reports: Sequence[ShardReport], *, now: float, chance: random.Random) -> Applied:
@@ -182,30 +189,34 @@ def lose(
 
 
 def _locked(connection: Connection, job_id: str, number: int) -> ShardState | None:
-    status = endings.lock_jobs(connection, [job_id], to_write=False).get(job_id)
-    return None if status is None else endings.lock_shard(connection, job_id, status, number)
+    job = endings.lock_jobs(connection, [job_id], to_write=False).get(job_id)
+    return None if job is None else endings.lock_shard(connection, job_id, job, number)
 
 
 def _apply(connection: Connection, reports: Sequence[ShardReport], now: float, chance: random.Random) -> Applied:
-    fails_job = any(report.failure is not None and report.failure.kind is FailureKind.MODEL for report in reports)
-    statuses = endings.lock_jobs(connection, sorted({report.job for report in reports}), to_write=fails_job)
+    # A fault of the model ends a job, and one of its engine may split a shard of it.
+    changes_job = any(report.failure is not None and report.failure.kind in _CHANGES_JOB for report in reports)
+    jobs = endings.lock_jobs(connection, sorted({report.job for report in reports}), to_write=changes_job)
     directives: dict[str, Directive] = {}
     wake = False
     for report in reports:
-        status = statuses.get(report.job)
-        shard = None if status is None else endings.lock_shard(connection, report.job, status, report.shard)
+        job = jobs.get(report.job)
+        shard = None if job is None else endings.lock_shard(connection, report.job, job, report.shard)
         if shard is None:
             judgement = Judgement(Step.STOP, "there is no such shard")
         else:
             judgement = _apply_one(connection, shard, report, now, chance)
-            if judgement.step is Step.FAIL and fails_job:
-                statuses.update(endings.lock_jobs(connection, [report.job], to_write=True))
+            if judgement.step is Step.FAIL and changes_job:
+                jobs.update(endings.lock_jobs(connection, [report.job], to_write=True))
         wake = wake or judgement.step in {Step.FINISH, Step.FAIL, Step.HAND_BACK}
         earlier = directives.get(report.execution)
         acknowledged = max(report.sequence, 0 if earlier is None else earlier.acknowledged)
-        stop = judgement.step is Step.STOP
+        stop, reason = judgement.step is Step.STOP, judgement.reason
+        if shard is not None and shard.outcome is not None and shard.unwanted is not None and not stop:
+            # Its worker was told so through Redis, which may have forgotten.
+            stop, reason = True, f"the job is {shard.outcome.value}"
         directives[report.execution] = Directive(
-            command="stop" if stop else "run", acknowledged=acknowledged, reason=judgement.reason
+            command="stop" if stop else "run", acknowledged=acknowledged, reason=reason
         )
     return Applied(directives, wake)
 
@@ -218,7 +229,8 @@ def _apply_one(
         case Step.GRANT:
             done = endings.grant(connection, shard, report, now)
             if done and report.event in {"failed", "handed_back"}:
-                granted = endings.lock_shard(connection, shard.job, shard.job_status, shard.number)
+                job = JobState(shard.job_status, shard.outcome)
+                granted = endings.lock_shard(connection, shard.job, job, shard.number)
                 assert granted is not None  # noqa: S101 - we hold its lock
                 return _end(connection, granted, report, now, chance)
         case Step.RENEW:
@@ -239,13 +251,16 @@ def _apply_one(
 def _end(
     connection: Connection, shard: ShardState, report: ShardReport, now: float, chance: random.Random
 ) -> Judgement:
+    part = report.part
+    if part is not None and (part_token(part, shard) is None or not is_partial(part)):
+        part = None
     if report.event == "handed_back":
         step, ending = Step.HAND_BACK, "handed_back"
-        done = endings.hand_back(connection, shard, now)
+        done = endings.hand_back(connection, shard, now, part)
     else:
         failure = report.failure or Failure(FailureKind.ENGINE, "unknown", "its worker gave no reason")
         step, ending = Step.FAIL, failure.code
-        done = endings.fail(connection, shard, failure, now, chance)
+        done = endings.fail(connection, shard, failure, now, chance, part)
     if not done:
         return Judgement(Step.STOP, "another writer was first")
     endings.end_execution(connection, report, ending, now)

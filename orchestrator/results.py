@@ -119,7 +119,7 @@ def first_open_item(job_id: str) -> Select[int | None]:
 
 def shards_from(
     job_id: str, start: int, end: int
-) -> Select[int, int, str, str, int, str | None, str | None, str | None]:
+) -> Select[int, int, str, str, int, int, str | None, str | None, str | None]:
     """The shards that hold items `start` to `end`, a page of them, in order."""
     holds_start = select(func.max(Shard.first)).where(Shard.job_id == job_id, Shard.first <= start).scalar_subquery()
     return (
@@ -128,6 +128,7 @@ def shards_from(
             Shard.count.label("items"),  # a row has a method `count`
             Shard.status,
             Shard.source,
+            Shard.skip,
             Shard.attempts,
             Shard.error_code,
             Shard.error_message,
@@ -204,6 +205,8 @@ def _unrun(row: Row) -> UnrunShard:  # type: ignore[type-arg]
         count=row.items,
         status=ShardStatus(row.status),
         source=row.source,
+        skip=row.skip,
+        part_key=row.part_key,
         attempts=row.attempts,
         error_code=row.error_code,
         error_message=row.error_message,

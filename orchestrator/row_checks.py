@@ -19,6 +19,8 @@ from workers.prompts import PromptError, PromptTemplate
 from workers.template_budget import MAX_TEXT
 
 DEFAULT_ID = "custom_id"
+MAX_COMBINATIONS = 10_000
+"""Combinations of a grid over which the first row is rendered."""
 MAX_ID = 512
 """Characters of a custom id."""
 _Getter: TypeAlias = Callable[[Row], Any]  # gives one value, or a tuple of them: any JSON
@@ -28,7 +30,7 @@ class RowChecks:
     """Checks rows block by block.
 
     A plain template only needs its fields, which is seen at a glance; any other is rendered over every row, since
-    what it does with a value is known only then.
+    what it does with a value is known only then. The first row meets every combination of a grid; the others one each.
 
     Args:
         spec: The job.
@@ -119,6 +121,8 @@ class RowChecks:
             self._check_limits(block, self._spec.max_tokens_field)
         for place in self._to_render(block):
             self._render(rows[place], block.lines[place], self._checked + place)
+        if not self._checked:
+            self._render_grid(rows[0], block.lines[0])
         self._checked += len(rows)
 
     def glance(self) -> Glance | None:
@@ -134,14 +138,24 @@ class RowChecks:
             )
         return self._glance
 
-    def render_first(self, rows: list[Row]) -> None:
-        """Render rows that are nothing but their number, as many as it takes to know the templates.
+    def numbers(self, count: int) -> None:
+        """Check rows that are nothing but their number: all of them, or the first where the rest cannot differ.
 
         Raises:
             SpecError: a template fails over one of them.
         """
-        for number, row in enumerate(rows):
-            self._render(row, number + 1, number)
+        for number in range(min(count, self._wanted) if self._template.plain else count):
+            self._render({"index": number}, number + 1, number)
+        self._render_grid({"index": 0}, 1)
+
+    def combinations_alone(self) -> None:
+        """Check a grid that is crossed with nothing.
+
+        Raises:
+            SpecError: a template fails over one of its combinations.
+        """
+        self._render({}, 1, 0)
+        self._render_grid({}, 1)
 
     def refuse_duplicates(self, again: Callable[[], Iterator[Block]]) -> None:
         """Look, once all rows have been checked, whether two have the same id.
@@ -206,6 +220,11 @@ class RowChecks:
             raise self._error(f"{param}{place}: {error.message}", line, param) from error
         if len(self.samples) < self._wanted:
             self.samples.append(messages)
+
+    def _render_grid(self, row: Row, line: int) -> None:
+        if not self._template.plain:
+            for combination in range(1, min(len(self._grid), MAX_COMBINATIONS)):
+                self._render(row, line, combination)
 
     def _identify(self, block: Block) -> None:
         name = self.custom_id

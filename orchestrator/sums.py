@@ -39,6 +39,7 @@ def sums(job_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
             func.sum(case((has_part, Shard.part_completion_tokens), else_=Shard.completion_tokens)).label("completion"),
             func.sum(Shard.losses).label("losses"),
             func.sum(Shard.failures).label("failures"),
+            func.max(Shard.error_message).label("trouble"),
             func.min(Shard.started_at).label("started_at"),
             func.max(Shard.load_seconds).label("load"),
             func.sum(Shard.read_seconds).label("read"),
@@ -63,13 +64,14 @@ def _add(so_far: Totals, row: Row) -> Totals:  # type: ignore[type-arg]  # one g
     ok, failed, items = int(row.ok), int(row.failed), int(row.items)
     match ShardStatus(row.status):
         case ShardStatus.FAILED:
-            counts = msgspec.structs.replace(counts, failed=counts.failed + items)
+            failed = items - ok
         case ShardStatus.CANCELLED:
-            counts = msgspec.structs.replace(counts, cancelled=counts.cancelled + items)
+            counts = msgspec.structs.replace(counts, cancelled=counts.cancelled + items - ok - failed)
         case ShardStatus.EXPIRED:
-            counts = msgspec.structs.replace(counts, expired=counts.expired + items)
+            counts = msgspec.structs.replace(counts, expired=counts.expired + items - ok - failed)
         case _:
-            counts = msgspec.structs.replace(counts, ok=counts.ok + ok, failed=counts.failed + failed)
+            pass
+    counts = msgspec.structs.replace(counts, ok=counts.ok + ok, failed=counts.failed + failed)
     starts = [moment for moment in (so_far.started_at, row.started_at) if moment is not None]
     return Totals(
         items=so_far.items + items,
@@ -79,6 +81,7 @@ def _add(so_far: Totals, row: Row) -> Totals:  # type: ignore[type-arg]  # one g
         phase=so_far.phase if row.phase is None else _PHASES[row.phase],
         losses=so_far.losses + int(row.losses),
         failures=so_far.failures + int(row.failures),
+        trouble=row.trouble or so_far.trouble,
         started_at=min(starts, default=None),
         load=max(so_far.load, row.load),
         read=so_far.read + row.read,

@@ -76,6 +76,10 @@ class Job(Base):
     """workers.contracts.TextWork as JSON, once planned."""
     items: Mapped[int]
     shard_count: Mapped[int]
+    breaks: Mapped[int] = mapped_column(Integer)
+    """How often its engine broke under a shard that was alone in it."""
+    breaks_in_a_row: Mapped[int] = mapped_column(Integer)
+    """Of these, since a shard was last done."""
 
     created_at: Mapped[float]
     planned_at: Mapped[float | None]
@@ -95,7 +99,7 @@ class Shard(Base):
     __tablename__ = "shards"
     __table_args__ = (
         UniqueConstraint("job_id", "first"),
-        Index("shards_by_status", "status", "job_id", "number"),
+        Index("shards_in_order", "status", "job_id", "first"),
         CheckConstraint("(status = 'running') = (execution IS NOT NULL)", name="lease"),
         CheckConstraint("status <> 'done' OR part_key IS NOT NULL", name="part"),
     )
@@ -106,6 +110,8 @@ class Shard(Base):
     count: Mapped[int]
     source: Mapped[str]
     """workers.contracts.SourceRange as JSON."""
+    skip: Mapped[int]
+    """Items that the source makes before `first`: those of the shard that this one was split off."""
 
     status: Mapped[str]
     token: Mapped[int] = mapped_column(Integer)
@@ -116,10 +122,12 @@ class Shard(Base):
     """Executions that were granted the shard."""
     failures: Mapped[int] = mapped_column(Integer)
     losses: Mapped[int] = mapped_column(Integer)
+    alone: Mapped[bool]
+    """It was in an engine that broke, and runs with nothing beside it until it is done."""
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     carry_from: Mapped[str | None]
-    """Key of the part whose good records the next execution carries over (a retry of failed items)."""
+    """Key of the part whose good records the next execution carries over: a retry, or one after an interruption."""
     settled_token: Mapped[int] = mapped_column(Integer)
     """Parts of attempts up to this one have been judged: a retry wants a newer part."""
 
@@ -143,7 +151,7 @@ class Shard(Base):
     generate_seconds: Mapped[float]
     write_seconds: Mapped[float]
 
-    # Of the winning part. A retry leaves them until another part takes its place.
+    # Of the winning part: whole, or of a shard that was interrupted what there is. It stays until there is another.
     part_key: Mapped[str | None]
     part_bytes: Mapped[int | None]
     part_sha256: Mapped[str | None]

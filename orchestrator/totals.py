@@ -54,6 +54,8 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the running shards do: the furthest of loading, reading, generating, writing."""
     losses: int = 0
     failures: int = 0
+    trouble: str | None = None
+    """What went wrong with a shard that was not done since; one of them, where there are several."""
     started_at: float | None = None
     load: float = 0.0
     read: float = 0.0

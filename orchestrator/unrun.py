@@ -1,4 +1,4 @@
-"""Records of items that were never run to an end: spelt out when they are read, from their shard's row."""
+"""Records of shards that were not done: those they have; the others are spelt out when they are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msgspec import UNSET
 from models.spec import ItemError
 from orchestrator.lifecycle import ShardStatus
 from workers.contracts import Row, SourceRange, TextWork
-from workers.records import Record, encode_record
+from workers.records import Record, earlier_records, encode_record
 from workers.sources import SourceError, read_rows
 from workers.store import ObjectStore, StoreError
 
@@ -27,13 +27,21 @@ class UnrunShard(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     status: ShardStatus
     source: str
+    skip: int
+    part_key: str | None
+    """The records of its items that did end, where there are some."""
     attempts: int
     error_code: str | None
     error_message: str | None
 
 
 def spell_out(shard: UnrunShard, work: TextWork, store: ObjectStore, start: int) -> Iterator[bytes]:
-    """The records of a shard from item `start` on, one line each, without newlines."""
+    """The records of a shard from item `start` on, one line each, without newlines.
+
+    Raises:
+        StoreError: the store cannot be reached, or lost the part.
+    """
+    ended = {} if shard.part_key is None else earlier_records(store.get(shard.part_key))
     match shard.status:
         case ShardStatus.CANCELLED:
             error = ItemError("cancelled", "the job was cancelled before this item was done")
@@ -47,6 +55,9 @@ def spell_out(shard: UnrunShard, work: TextWork, store: ObjectStore, start: int)
     for index in range(shard.first, end):
         row = next(rows, None)
         if index < start:
+            continue
+        if index in ended:
+            yield ended[index].line
             continue
         known = {} if row is None else row
         custom_id = known.get(work.custom_id) if work.custom_id is not None else None
@@ -74,6 +85,7 @@ def _rows(shard: UnrunShard, work: TextWork, store: ObjectStore) -> Iterator[Row
         logger.info("items from %d on are shown without their ids: %s", shard.first, error)
         return
     grid = [dict(zip(work.grid, values, strict=True)) for values in itertools.product(*work.grid.values())]
-    skip = shard.first % len(grid)
+    before = shard.first - shard.skip
+    skip = before % len(grid) + shard.skip
     items = ({**row, **combination} for row in rows for combination in grid)
     yield from itertools.islice(items, skip, skip + shard.count)

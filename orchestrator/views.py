@@ -63,6 +63,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """Times that a shard lost its worker."""
     failures: int
     """Times that a shard's engine failed."""
+    trouble: str | None
+    """What went wrong with a shard that was not done since: why it is tried again, or was given up."""
     error: JobError | None
     metadata: dict[str, str]
     manifest_version: int
@@ -106,6 +108,7 @@ def view_job(row: Row, live: Totals | None) -> JobView:  # type: ignore[type-arg
         timings=totals.timings(row.created_at, row.finished_at),
         losses=totals.losses,
         failures=totals.failures,
+        trouble=totals.trouble,
         error=None if row.error is None else msgspec.json.decode(row.error, type=JobError),
         metadata=spec.get("metadata", {}),
         manifest_version=row.manifest_version,

@@ -47,18 +47,22 @@ class ModelActor:
         store_url: the object store.
         cache_dir: where weights that were converted are kept.
         lease_seconds: without a beat of its worker for this long, it stops all shards: nobody waits for them.
+        hang_seconds: an engine that shows no sign of work for this long is taken to hang, and its shards fail.
     """
 
-    def __init__(self, store_url: str, cache_dir: str, lease_seconds: float) -> None:
+    def __init__(self, store_url: str, cache_dir: str, lease_seconds: float, hang_seconds: float) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._store = open_store(store_url)
         self._cache_dir = Path(cache_dir)
         self._lease_seconds = lease_seconds
+        self._hang_seconds = hang_seconds
         self._backend: Backend | None = None
         self._info: ModelInfo | None = None
         self._executions: dict[str, Execution] = {}
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
         self._stops: dict[str, str] = {}
+        self._hang: Failure | None = None
+        """Why no shard that is given to this actor can end."""
         self._heard = time.monotonic()
         self._watch: asyncio.Task[None] | None = None
 
@@ -73,7 +77,7 @@ class ModelActor:
             self._info = await self._backend.load()
         except ModelError as error:
             return _json(Loaded(failure=Failure(error.kind, error.code, error.message)))
-        self._watch = asyncio.get_running_loop().create_task(self._watch_caller())
+        self._watch = asyncio.get_running_loop().create_task(self._keep_watch(self._backend))
         return _json(Loaded(info=self._info))
 
     async def run(self, task: str, execution: str) -> str:
@@ -90,7 +94,10 @@ class ModelActor:
         except asyncio.CancelledError:
             if execution not in self._stops:
                 raise
-            return _json(Outcome(progress=run.progress(), stopped=self._stops[execution]))
+            kept = await run.salvage()
+            if self._hang is not None:
+                return _json(Outcome(progress=run.progress(), part=kept, failure=self._hang))
+            return _json(Outcome(progress=run.progress(), part=kept, stopped=self._stops[execution]))
         finally:
             del self._tasks[execution], self._executions[execution]
             self._stops.pop(execution, None)
@@ -138,14 +145,21 @@ class ModelActor:
             failure = Failure(FailureKind.ENGINE, "internal_error", f"{type(error).__name__}: {error}")
         else:
             return Outcome(progress=run.progress(), part=part)
-        return Outcome(progress=run.progress(), failure=failure)
+        return Outcome(progress=run.progress(), part=await run.salvage(), failure=failure)
 
-    async def _watch_caller(self) -> None:
+    async def _keep_watch(self, backend: Backend) -> None:
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(min(WATCH_SECONDS, self._hang_seconds / 4))
+            why = None
             if time.monotonic() - self._heard > self._lease_seconds:
+                why = "its worker no longer asks for it"
+            quiet = backend.quiet_seconds()
+            if quiet > self._hang_seconds:
+                why = f"the engine made no step for {quiet:.0f} s"
+                self._hang = Failure(FailureKind.ENGINE, "engine_hung", why)
+            if why is not None:
                 for execution in list(self._tasks):
-                    self._stop(execution, "its worker no longer asks for it")
+                    self._stop(execution, why)
 
 
 def _json(message: object) -> str:

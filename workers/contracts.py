@@ -104,7 +104,7 @@ class TextWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One attempt at one shard: items `first` to `first + count` of a job.
 
-    `source` holds exactly the rows `first // grid_size` to `(first + count - 1) // grid_size`. Item i is row
+    `source` begins with row `(first - skip) // grid_size` and holds at least all rows of the shard. Item i is row
     `i // grid_size` with combination `i % grid_size` of the grid.
     """
 
@@ -115,11 +115,15 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     first: int
     count: int
     source: SourceRange
+    skip: int = 0
+    """Items that the source makes before `first`: those of a shard that this one was split off."""
     work: TextWork
+    alone: bool = False
+    """Whether it is suspected of breaking its engine, and must have it for itself."""
     earlier: tuple[str, ...] = ()
     """Keys of parts that earlier executions may have left: looked for before generation starts."""
     carry_from: str | None = None
-    """Key of a part whose ok records are kept: only its failed items are generated again."""
+    """Key of a part whose ok records are kept: only the items that it lacks, or that failed in it, are generated."""
     version: int = WIRE_VERSION
 
 
@@ -146,7 +150,10 @@ class Timings(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An immutable object that holds one record a line, in item order, for every item of a shard."""
+    """An immutable object that holds one record a line, in item order.
+
+    It has one for every item of its shard; where an execution was interrupted, for those that had ended.
+    """
 
     key: str
     bytes: int
@@ -182,6 +189,7 @@ class ShardReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timings: Timings = Timings()
     phase: Literal["loading", "reading", "generating", "writing"] = "loading"
     part: Part | None = None
+    """Of a finished execution, its whole part; of one that failed or was handed back, what it had of it."""
     failure: Failure | None = None
     version: int = WIRE_VERSION
 
@@ -224,4 +232,14 @@ def decode(text: str | bytes, kind: type[Contract]) -> Contract:
 
 def part_key(job: str, shard: int, token: int, execution: str) -> str:
     """Where an execution leaves its part. Known beforehand, so that a lost report can be made up by looking there."""
-    return f"jobs/{job}/parts/{shard:06d}-{token:04d}-{execution}.jsonl"
+    return f"{parts_prefix(job)}{shard:06d}-{token:04d}-{execution}.jsonl"
+
+
+def partial_key(job: str, shard: int, token: int, execution: str) -> str:
+    """Where an execution that is interrupted leaves the records of the items that had ended."""
+    return f"{parts_prefix(job)}{shard:06d}-{token:04d}-{execution}.partial.jsonl"
+
+
+def parts_prefix(job: str) -> str:
+    """Where all parts of a job lie."""
+    return f"jobs/{job}/parts/"

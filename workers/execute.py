@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -12,12 +13,15 @@ import msgspec
 
 from models.backend import Backend
 from models.spec import ModelInfo, Usage
-from workers.contracts import Counts, Failure, Part, ShardTask, Timings, part_key
+from workers.contracts import Counts, Failure, Part, ShardTask, Timings, part_key, partial_key
 from workers.items import ShardItems
 from workers.records import BrokenPartError, describe_part, earlier_records, read_part
 from workers.sources import read_rows
-from workers.store import MissingObjectError, ObjectStore
+from workers.store import MissingObjectError, ObjectStore, StoreError
 
+logger = logging.getLogger(__name__)
+SALVAGE_SECONDS = 10.0
+"""How long an interrupted execution tries to keep what it has: whoever interrupted it waits."""
 Phase = Literal["loading", "reading", "generating", "writing"]
 
 
@@ -31,7 +35,10 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How an execution ended: with a part, with a failure, or because it was told to stop."""
+    """How an execution ended: with a part, with a failure, or because it was told to stop.
+
+    One that failed or was stopped may have left a part of the items that had ended.
+    """
 
     progress: Progress
     part: Part | None = None
@@ -51,6 +58,7 @@ class Execution:
     ) -> None:
         self.task = task
         self.key = part_key(task.job, task.shard, task.token, execution)
+        self.partial_key = partial_key(task.job, task.shard, task.token, execution)
         self.granted = asyncio.Event()
         self._store = store
         self._clock = clock
@@ -97,6 +105,22 @@ class Execution:
         await self.granted.wait()
         await asyncio.to_thread(self._store.put, self.key, data, content_type="application/jsonl")
         return describe_part(self.key, data, items.counts, items.usage)
+
+    async def salvage(self) -> Part | None:
+        """Write the records of the items that had ended before this was interrupted; None where that cannot be.
+
+        What is lost here is only work: whoever runs the shard next answers the same items again.
+        """
+        if self._items is None or not self._items.counts.done or not self.granted.is_set():
+            return None
+        data, counts, usage = self._items.join_ended()
+        try:
+            async with asyncio.timeout(SALVAGE_SECONDS):
+                await asyncio.to_thread(self._store.put, self.partial_key, data, content_type="application/jsonl")
+        except (StoreError, TimeoutError) as error:
+            logger.warning("shard %s/%s: what had ended is not kept: %s", self.task.job, self.task.shard, error)
+            return None
+        return describe_part(self.partial_key, data, counts, usage)
 
     def _enter(self, phase: Phase) -> None:
         now = self._clock()

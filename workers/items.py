@@ -39,6 +39,7 @@ class ShardItems:
         self._lines: list[bytes | None] = [None] * task.count
         self._custom_ids: list[str | UnsetType] = [UNSET] * task.count
         self._inputs: list[Row | UnsetType] = [UNSET] * task.count
+        self._earlier = earlier
         self._attempts = {index: record.attempts + 1 for index, record in earlier.items() if not record.ok}
         self._read(rows, earlier)
 
@@ -67,6 +68,21 @@ class ShardItems:
         lines.append(b"")
         return b"\n".join(lines)
 
+    def join_ended(self) -> tuple[bytes, Counts, Usage]:
+        """The records of the items that have ended, of this or an earlier attempt, in item order; and their sums."""
+        lines: list[bytes] = []
+        usage = self.usage
+        for index, line in enumerate(self._lines, self._task.first):
+            before = self._earlier.get(index)
+            if line is not None:
+                lines.append(line)
+            elif before is not None:
+                lines.append(before.line)
+                usage += before.usage
+        counts = Counts(self._ok, len(lines) - self._ok)
+        lines.append(b"")
+        return b"\n".join(lines), counts, usage
+
     def _read(self, rows: Iterable[Row], earlier: Mapping[int, EarlierRecord]) -> None:
         task, work = self._task, self._work
         template = PromptTemplate(work.messages)
@@ -75,8 +91,11 @@ class ShardItems:
         size = len(grid)
         crossed = bool(work.grid)
         first, end = task.first, task.first + task.count
-        index = first - first % size
+        index = first - task.skip
+        index -= index % size
         for row in rows:
+            if index >= end:
+                break
             for combination in range(size):
                 item, index = index, index + 1
                 if not first <= item < end:

@@ -81,13 +81,13 @@ class Lease:
         """The shard is done."""
         self._end("finished", progress, part=part)
 
-    def fail(self, failure: Failure, progress: Progress) -> None:
-        """The shard could not be done."""
-        self._end("failed", progress, failure=failure)
+    def fail(self, failure: Failure, progress: Progress, part: Part | None = None) -> None:
+        """The shard could not be done; `part` holds what was."""
+        self._end("failed", progress, part=part, failure=failure)
 
-    def hand_back(self, progress: Progress) -> None:
-        """The shard was given up, by no fault of its own."""
-        self._end("handed_back", progress)
+    def hand_back(self, progress: Progress, part: Part | None = None) -> None:
+        """The shard was given up, by no fault of its own; `part` holds what was done of it."""
+        self._end("handed_back", progress, part=part)
 
     def news(self) -> tuple[object, ...]:
         """What is worth a report at once, where it differs from what was last sent."""

@@ -13,17 +13,24 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from models.errors import ModelError
+from models.errors import FailureKind, ModelError
 from models.spec import ModelInfo
 from workers.contracts import ShardTask
 from workers.execute import Outcome, Progress
 
 logger = logging.getLogger(__name__)
+
+
+FIRST_PAUSE = 1.0
+"""Seconds before a model that could not be loaded is tried again; they double with each time in a row."""
+LOAD_TRIES = 5
+"""A model that cannot be loaded so often in a row is given up, for those that wait for it."""
 
 
 class ActorLostError(Exception):
@@ -44,6 +51,13 @@ class Actor(Protocol):
     def run(self, task: ShardTask, execution: str) -> Outcome:
         """Run a shard to its end; raises ActorLostError."""
         ...
+
+    def retire(self, actor: Actor) -> None:
+        """Lend an actor to nobody any more: its engine is broken. It ends when its last user has given it back."""
+        with self._changed:
+            for slot in self._slots:
+                if slot.actor is actor:
+                    slot.retired = slot.draining = True
 
     def exchange(self, granted: Sequence[str], stops: Mapping[str, str]) -> Mapping[str, Progress]:
         """One beat; raises ActorLostError."""
@@ -76,6 +90,19 @@ class _Slot:
     used_at: float = 0.0
     draining: bool = False
     evicted: bool = False
+    alone: bool = False
+    """Its one user must be the only one."""
+    retired: bool = False
+    """Its engine broke: it ends with its last user."""
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """A model that could not be loaded: how often in a row, when it was last tried, and why."""
+
+    tries: int
+    failed_at: float
+    error: ModelError
 
 
 class ActorPool:
@@ -112,20 +139,30 @@ class ActorPool:
         self._slots: list[_Slot] = []
         self._waiting: dict[Model, float] = {}
         """Models that wait for a place: since when."""
-        self._failures: dict[Model, tuple[float, ModelError]] = {}
+        self._alone: Counter[Model] = Counter()
+        """How many wait to have a model for themselves; nobody else is let in before them."""
+        self._troubles: dict[Model, _Trouble] = {}
         self._changed = threading.Condition()
         self._closed = False
 
     @contextmanager
-    def lend(self, model: str, engine: str, *, wanted: Callable[[], bool] = lambda: True) -> Iterator[Actor]:
+    def lend(
+        self, model: str, engine: str, *, alone: bool = False, wanted: Callable[[], bool] = lambda: True
+    ) -> Iterator[Actor]:
         """A loaded actor for the time of a `with` block; waits for one, and loads the model where it must.
+
+        Args:
+            model: the model's name.
+            engine: its engine.
+            alone: whether nobody else may use the actor meanwhile.
+            wanted: says whether the caller still wants it.
 
         Raises:
             ModelError: the model cannot be loaded.
-            ActorLostError: the actor died while it loaded, or inside the block; it is then replaced at the next call.
+            ActorLostError: the actor died inside the block, and is replaced at the next call; or the pool was closed.
             NoLongerWantedError: `wanted` became false while this waited.
         """
-        slot = self._take((model, engine), wanted)
+        slot = self._take((model, engine), wanted, alone=alone)
         try:
             if slot.actor is None:
                 raise AssertionError("a slot is lent only after it was loaded")
@@ -164,23 +201,35 @@ class ActorPool:
             if actor is not None:
                 actor.end()
 
-    def _take(self, model: Model, wanted: Callable[[], bool]) -> _Slot:
+    def _take(self, model: Model, wanted: Callable[[], bool], *, alone: bool) -> _Slot:
+        with self._changed:
+            self._alone[model] += alone
+        try:
+            return self._wait_for(model, wanted, alone=alone)
+        finally:
+            with self._changed:
+                self._alone[model] -= alone
+                self._changed.notify_all()
+
+    def _wait_for(self, model: Model, wanted: Callable[[], bool], *, alone: bool) -> _Slot:
         needs_place = self._needs_place(model[0])
         since = self._clock()
         while True:
             with self._changed:
                 self._check(model, since, wanted)
-                ready = self._ready(model)
+                ready = self._ready(model, alone=alone)
                 if ready is not None:
                     self._waiting.pop(model, None)
                     ready.users += 1
+                    ready.alone = alone
                     ready.used_at = self._clock()
                     return ready
-                if any(slot.model == model and slot.info is None for slot in self._slots):
-                    self._changed.wait(1.0)  # another thread is loading it
+                if any(slot.model == model and slot.info is None for slot in self._slots) or self._rests(model):
+                    self._changed.wait(1.0)  # another thread is loading it, or it was tried a moment ago
                     continue
                 if not self._make_room(model, needs_place=needs_place):
-                    self._waiting.setdefault(model, since)
+                    if not self._usable(model):
+                        self._waiting.setdefault(model, since)
                     self._changed.wait(1.0)
                     continue
                 self._waiting.pop(model, None)
@@ -201,18 +250,34 @@ class ActorPool:
         if not wanted():
             self._waiting.pop(model, None)
             raise NoLongerWantedError
-        failed_at, error = self._failures.get(model, (since - 1, None))
-        if error is not None and failed_at >= since:
-            raise error  # somebody else tried while this waited; one try is enough for all of them
+        trouble = self._troubles.get(model)
+        if trouble is None or trouble.failed_at < since:
+            return  # whoever asks anew may find it mended
+        if trouble.error.kind is not FailureKind.ENGINE:
+            raise trouble.error  # somebody else tried while this waited; one try is enough for all of them
+        if trouble.tries >= LOAD_TRIES:
+            message = f"the model could not be loaded {trouble.tries} times in a row: {trouble.error.message}"
+            raise ModelError(FailureKind.MODEL, trouble.error.code, message)
 
-    def _ready(self, model: Model) -> _Slot | None:
+    def _rests(self, model: Model) -> bool:
+        trouble = self._troubles.get(model)
+        if trouble is None or trouble.tries >= LOAD_TRIES:
+            return False
+        return self._clock() - trouble.failed_at < FIRST_PAUSE * 2 ** (trouble.tries - 1)
+
+    def _usable(self, model: Model) -> list[_Slot]:
+        return [slot for slot in self._slots if slot.model == model and slot.info is not None and not slot.draining]
+
+    def _ready(self, model: Model, *, alone: bool) -> _Slot | None:
         """The loaded slot of this model with the fewest users, unless it has to make room or another can be added."""
         others = [since for other, since in self._waiting.items() if other != model]
         if others and self._clock() - min(others) > self._patience:
             for slot in self._slots:
                 slot.draining = slot.draining or (slot.needs_place and slot.model == model)
-        mine = [slot for slot in self._slots if slot.model == model and slot.info is not None and not slot.draining]
-        if not mine:
+        mine = [slot for slot in self._usable(model) if not slot.alone]
+        if alone:
+            return next((slot for slot in mine if slot.users == 0), None)
+        if not mine or self._alone[model]:
             return None
         slot = min(mine, key=lambda slot: slot.users)
         full = slot.info is not None and slot.users >= slot.info.shards_in_flight
@@ -230,7 +295,7 @@ class ActorPool:
             return True
         first = min(self._waiting, key=self._waiting.__getitem__, default=model)
         idle = [slot for slot in self._slots if slot.needs_place and slot.users == 0 and slot.info is not None]
-        if not needs_place or first != model or not idle:
+        if not needs_place or first != model or not idle or self._usable(model):
             return False
         min(idle, key=lambda slot: slot.used_at).evicted = True
         return True
@@ -243,16 +308,30 @@ class ActorPool:
                     self._spare = None
             slot.actor = spare or self._starter.start(needs_place=slot.needs_place)
             info = slot.actor.load(*slot.model)
-        except BaseException as error:
+        except (ModelError, ActorLostError) as error:
+            self._note_trouble(slot.model, error)
+            self._discard(slot)
+            return  # whoever waits looks again, and is told
+        except BaseException:
             # Whatever went wrong, the place must not stay taken by a model that is not there.
-            if isinstance(error, ModelError):
-                self._failures[slot.model] = (self._clock(), error)
             self._discard(slot)
             raise
         logger.info("loaded %s with %s in %.1f s", info.model, info.engine, info.load_seconds)
         with self._changed:
             slot.info, slot.used_at = info, self._clock()
+            self._troubles.pop(slot.model, None)
             self._changed.notify_all()
+
+    def _note_trouble(self, model: Model, error: ModelError | ActorLostError) -> None:
+        if isinstance(error, ActorLostError):
+            error = ModelError(FailureKind.ENGINE, "actor_lost", f"it died while it loaded the model: {error}")
+        logger.warning("%s was not loaded: %s", model[0], error.message)
+        now = self._clock()
+        with self._changed:
+            before = self._troubles.get(model)
+            # Those that gave it up have gone; what comes now begins to count anew.
+            tries = before.tries if before is not None and before.tries < LOAD_TRIES else 0
+            self._troubles[model] = _Trouble(tries + 1, now, error)
 
     def _discard(self, slot: _Slot) -> None:
         with self._changed:
@@ -266,5 +345,9 @@ class ActorPool:
     def _give_back(self, slot: _Slot) -> None:
         with self._changed:
             slot.users -= 1
+            slot.alone = False
             slot.used_at = self._clock()
+            over = slot.retired and slot.users == 0
             self._changed.notify_all()
+        if over:
+            self._discard(slot)

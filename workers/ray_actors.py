@@ -7,6 +7,7 @@ again, and nothing is left behind that nobody asks for.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -26,8 +27,8 @@ from workers.pool import ActorLostError
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
-EXCHANGE_SECONDS = 10.0
-"""An actor that does not answer a beat for so long is passed over until the next."""
+EXCHANGE_SECONDS = 1.0
+"""An actor that does not answer a beat for so long is passed over; its answer is looked for at the next."""
 END_SECONDS = 5.0
 MAX_CALLS = 1000
 """Calls that an actor takes at once: shards, and one beat a worker."""
@@ -60,16 +61,25 @@ class RayStarter:
             scheduling_strategy=NodeAffinitySchedulingStrategy(self._node, soft=False),
         )
         handle = remote.remote(
-            self._settings.object_store_url, str(self._settings.cache_dir), self._settings.lease_seconds
+            self._settings.object_store_url,
+            str(self._settings.cache_dir),
+            self._settings.lease_seconds,
+            self._settings.hang_seconds,
         )
-        return RayActor(handle)
+        return RayActor(handle, hang_seconds=self._settings.hang_seconds)
 
 
 class RayActor:
-    """A handle on one `ModelActor`, in plain types."""
+    """A handle on one `ModelActor`, in plain types.
 
-    def __init__(self, handle: ActorHandle) -> None:
+    An actor finds by itself that its engine hangs. One that does not even answer for `hang_seconds` is killed.
+    """
+
+    def __init__(self, handle: ActorHandle, *, hang_seconds: float) -> None:
         self._handle = handle
+        self._hang_seconds = hang_seconds
+        self._beat: ray.ObjectRef[str] | None = None
+        self._asked_at = 0.0
         self._children: tuple[tuple[int, float], ...] = ()
 
     def prewarm(self, module: str) -> None:
@@ -91,10 +101,18 @@ class RayActor:
         return msgspec.json.decode(self._ask(self._handle.run.remote(encode(task), execution)), type=Outcome)
 
     def exchange(self, granted: Sequence[str], stops: Mapping[str, str]) -> Mapping[str, Progress]:
-        """One beat."""
-        message = msgspec.json.encode(Exchange(tuple(granted), dict(stops))).decode()
-        answer = self._ask(self._handle.exchange.remote(message), seconds=EXCHANGE_SECONDS)
-        return msgspec.json.decode(answer, type=dict[str, Progress])
+        """One beat; empty where the actor is too busy to answer at once."""
+        if self._beat is None:
+            message = msgspec.json.encode(Exchange(tuple(granted), dict(stops))).decode()
+            self._beat, self._asked_at = self._handle.exchange.remote(message), time.monotonic()
+        answered, _ = ray.wait([self._beat], timeout=EXCHANGE_SECONDS)
+        if not answered:
+            if time.monotonic() - self._asked_at > self._hang_seconds:
+                ray.kill(self._handle)
+                raise ActorLostError(f"the actor did not answer for {self._hang_seconds:g} s and was killed")
+            return {}
+        beat, self._beat = self._beat, None
+        return msgspec.json.decode(self._ask(beat), type=dict[str, Progress])
 
     def end(self) -> None:
         """End the process, and whatever its engine started: those outlive an actor that is killed."""
@@ -105,9 +123,9 @@ class RayActor:
         ray.kill(self._handle)
         end_processes(self._children)
 
-    def _ask(self, reference: ray.ObjectRef[str], *, seconds: float | None = None) -> str:
+    def _ask(self, reference: ray.ObjectRef[str]) -> str:
         try:
-            answer: str = ray.get(reference, timeout=seconds)
+            answer: str = ray.get(reference)
         except RayActorError as error:
             raise ActorLostError(f"the actor that held the model died: {str(error).splitlines()[0]}") from error
         except RayError as error:

@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     """`host:port` of the Ray cluster's head; workers connect to Ray and never start one."""
     cache_dir: Path = Path("~/.cache/nightmill")
     lease_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    hang_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """An engine that has work and makes no step for so long is taken to hang, and is started anew."""
     shards_at_once: Annotated[int, Field(ge=1, le=256)] = 8
     """Shards that one generation worker runs side by side."""
     prewarm: bool = True

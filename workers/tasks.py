@@ -43,10 +43,12 @@ def run_shard(task: ShardTask, keeper: LeaseKeeper, pool: ActorPool, clock: Call
     loaded = picked_up
     try:
         engine = catalog.choose_engine(task.work.model, task.work.engine)
-        with pool.lend(task.work.model, engine, wanted=lambda: lease.stopped is None) as actor:
+        with pool.lend(task.work.model, engine, alone=task.alone, wanted=lambda: lease.stopped is None) as actor:
             loaded = clock()
             keeper.hurry()
             outcome = actor.run(task, lease.execution)
+            if outcome.failure is not None and outcome.failure.kind is FailureKind.ENGINE:
+                pool.retire(actor)
     except NoLongerWantedError:
         lease.hand_back(lease.progress)
     except ActorLostError as error:
@@ -66,12 +68,14 @@ def _end(lease: Lease, outcome: Outcome, *, waited: float) -> None:
         progress.usage,
         Timings(timings.load + waited, timings.read, timings.generate, timings.write),
     )
-    if outcome.part is not None:
+    if outcome.failure is not None:
+        lease.fail(outcome.failure, progress, outcome.part)
+    elif outcome.stopped is not None:
+        lease.hand_back(progress, outcome.part)
+    elif outcome.part is not None:
         lease.finish(outcome.part, progress)
-    elif outcome.failure is not None:
-        lease.fail(outcome.failure, progress)
     else:
-        lease.hand_back(progress)
+        raise AssertionError("an execution ended neither with a part nor with a reason")
 
 
 class GenerationWorker:

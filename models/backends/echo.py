@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from models.spec import EchoOptions, ItemError, ModelInfo, Output, TextRequest, TextResult, Usage, output_seed
@@ -27,6 +28,8 @@ class EchoBackend:
     def __init__(self, options: EchoOptions | None = None) -> None:
         """`options` hold for requests that bring none of their own."""
         self._options = options or _NO_FAULTS
+        self._hangs_since: float | None = None
+        self._generating = 0
 
     async def load(self) -> ModelInfo:
         """Nothing is loaded."""
@@ -41,6 +44,16 @@ class EchoBackend:
 
     async def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[Sequence[TextResult]]:
         """Answer in groups, in order. Items that are told to take time take it side by side."""
+        self._generating += 1
+        try:
+            async for results in self._answer_all(requests):
+                if self._hangs_since is not None:
+                    await asyncio.Event().wait()  # an engine that hangs answers nobody
+                yield results
+        finally:
+            self._generating -= 1
+
+    async def _answer_all(self, requests: Sequence[TextRequest]) -> AsyncIterator[Sequence[TextResult]]:
         for start in range(0, len(requests), GROUP):
             group = requests[start : start + GROUP]
             faulty = [request for request in group if (request.options or self._options) is not _NO_FAULTS]
@@ -53,13 +66,12 @@ class EchoBackend:
 
     async def _with_faults(self, group: Sequence[TextRequest]) -> AsyncIterator[Sequence[TextResult]]:
         by_delay: dict[float, list[TextRequest]] = {}
-        hanging = False
         for request in group:
             options = request.options or self._options
             if request.index in options.crash_on:
                 os.kill(os.getpid(), signal.SIGKILL)
             if request.index in options.hang_on:
-                hanging = True
+                self._hangs_since = time.monotonic()
             else:
                 by_delay.setdefault(options.delay_ms, []).append(request)
         waited = 0.0
@@ -67,8 +79,14 @@ class EchoBackend:
             await asyncio.sleep((delay - waited) / 1000)
             waited = delay
             yield [self._answer_or_fail(request) for request in by_delay[delay]]
-        if hanging:
+        if self._hangs_since is not None:
             await asyncio.Event().wait()
+
+    def quiet_seconds(self) -> float:
+        """For how long an item has let it hang, while there is work."""
+        if self._hangs_since is None or not self._generating:
+            return 0.0
+        return time.monotonic() - self._hangs_since
 
     def _answer_or_fail(self, request: TextRequest) -> TextResult:
         options = request.options or self._options

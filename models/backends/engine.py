@@ -62,6 +62,10 @@ class Engine(Protocol):
         """(process id, start time) of each process that the engine started."""
         ...
 
+    def quiet_seconds(self) -> float:
+        """For how long it has had sequences and made no step with them; 0 where it has none."""
+        ...
+
     async def close(self) -> None:
         """End the engine. May be called more than once."""
         ...

@@ -132,14 +132,18 @@ class RowSampler(LogitsProcessor):  # type: ignore[misc]  # transformers' types 
 class RowEnds(StoppingCriteria):  # type: ignore[misc]  # transformers' types are not followed
     """Each row's end: its model's own, its grammar's, a stop string, its limit, or that nobody waits for it."""
 
-    def __init__(self, rows: Sequence[Row], forgotten: set[str], ended: Callable[[Row], None]) -> None:
+    def __init__(
+        self, rows: Sequence[Row], forgotten: set[str], ended: Callable[[Row], None], stepped: Callable[[], None]
+    ) -> None:
         """`forgotten` are ids of aborted sequences, to which another thread adds; `ended` is told of each row."""
         self._rows = rows
         self._forgotten = forgotten
         self._ended = ended
+        self._stepped = stepped
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:  # noqa: ARG002  # transformers' signature
         """Which rows are done: (rows,)."""
+        self._stepped()
         for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
             if row.finish_reason is not None:
                 continue

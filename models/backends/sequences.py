@@ -126,6 +126,10 @@ class SequenceBackend:
             if generations:
                 await engine.submit(generations, call.deliveries)
 
+    def quiet_seconds(self) -> float:
+        """For how long the engine has had sequences and made no step with them."""
+        return 0.0 if self._engine is None else self._engine.quiet_seconds()
+
     async def close(self) -> None:
         """End the engine and its processes. What still generates raises `engine_closed`."""
         engine, self._engine = self._engine, None

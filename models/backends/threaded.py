@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ class ThreadedEngine(ABC):
         self._death: ModelError | None = None
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._ended = asyncio.Event()
+        self._sign = time.monotonic()
+        """When the thread last showed that it works."""
 
     @classmethod
     async def start(cls, folder: Path) -> Self:
@@ -58,6 +61,8 @@ class ThreadedEngine(ABC):
         if self._death is not None:
             deliveries.put_nowait(self._death)
             return
+        if not self._waiting:
+            self._show_life()
         for generation in generations:
             self._waiting[generation.id] = deliveries
         self._commands.put(list(generations))
@@ -69,6 +74,10 @@ class ThreadedEngine(ABC):
         if self._death is None:
             self._forget_soon(ids)
             self._commands.put(tuple(ids))
+
+    def quiet_seconds(self) -> float:
+        """For how long the thread has had sequences and not come back from a step with them."""
+        return time.monotonic() - self._sign if self._waiting else 0.0
 
     def children(self) -> tuple[tuple[int, float], ...]:
         """None: the engine is in this process and ends with it."""
@@ -138,6 +147,11 @@ class ThreadedEngine(ABC):
                 else:
                     self._done(self._take(command))
             self._done(self._step())
+            self._show_life()
+
+    def _show_life(self) -> None:
+        """Say that the engine is at work: after every step, and within one that takes long."""
+        self._sign = time.monotonic()
 
     def _done(self, done: list[Finished]) -> None:
         if done:

@@ -3,15 +3,13 @@
 Two ways of generating share the model:
 
 - Continuous batching (`transformers.generation.continuous_batching`) for what is taken greedily, with no grammar and no
-  stop strings: it has none of these, and no seed a request. It serves on accelerators alone: on a CPU it cannot tell
-  how much memory its cache may take. No test covers it, for want of an accelerator.
+  stop strings: it has none of these, and no seed a request.
 - Plain batches for everything else: up to 32 sequences at a time, of about one length. A place in a batch that falls
   free stays free until the batch ends.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,10 @@ from models.backends.threaded import ThreadedEngine
 from models.spec import ItemError, JsonSchema
 from models.weights import first_line
 
+CACHE_BYTES = 1 << 28
+"""Of continuous batching on a CPU; never less than what one sequence may need."""
+PAGE_TOKENS = 32
+STEP_TOKENS = 2048
 WAIT_SECONDS = 0.05
 """How long a step waits for continuous batching to finish something."""
 
@@ -45,14 +47,13 @@ async def start(folder: Path) -> Engine:
 
 
 class TransformersEngine(ThreadedEngine):
-    """A model, its plain batches and, on an accelerator, its continuous ones."""
+    """A model, its plain batches and its continuous ones."""
 
     def __init__(self) -> None:
         super().__init__()
         self._plain: list[Generation] = []
         self._continuous: set[str] = set()
         self._forgotten: set[str] = set()
-        self._manager: Any = None  # a ContinuousBatchingManager, whose module has no types
         self._grammars: Any = None  # an LLTokenizer, made for the first schema: it takes a second
 
     def _load(self, folder: Path) -> None:
@@ -69,12 +70,9 @@ class TransformersEngine(ThreadedEngine):
         self._ends = frozenset([ends] if isinstance(ends, int) else ends or ())
         # `generate` takes from here what it is not told: an end of its own, a repetition penalty that nobody asked for.
         self._model.generation_config = GenerationConfig()
-        if device != "cpu":
-            self._start_continuous()
-
-    def _start_continuous(self) -> None:
         settings = GenerationConfig(do_sample=False, eos_token_id=sorted(self._ends) or -1)
-        self._manager = self._model.init_continuous_batching(settings, ContinuousBatchingConfig())
+        batching = _cpu_batching(self._model.config) if device == "cpu" else ContinuousBatchingConfig()
+        self._manager = self._model.init_continuous_batching(settings, batching)
         self._manager.start()
 
     def _take(self, generations: list[Generation]) -> list[Finished]:
@@ -83,7 +81,7 @@ class TransformersEngine(ThreadedEngine):
             error = self._schema_error(generation.request.schema)
             if error is not None:
                 refused.append(Finished(generation.id, error=error))
-            elif self._manager is not None and _is_simple(generation):
+            elif _is_simple(generation):
                 self._manager.add_request(
                     generation.token_ids,
                     generation.id,
@@ -104,7 +102,7 @@ class TransformersEngine(ThreadedEngine):
         batch = choose_batch(self._plain)
         taken = {generation.id for generation in batch}
         self._plain = [generation for generation in self._plain if generation.id not in taken]
-        with self._manager.pause() if self._manager is not None else contextlib.nullcontext():
+        with self._manager.pause():
             self._generate([generation for generation in batch if generation.id not in self._forgotten])
         return []
 
@@ -126,7 +124,9 @@ class TransformersEngine(ThreadedEngine):
                 generation_config=settings,
                 logits_processor=[RowSampler(rows)],
                 # A sequence is handed over when it ends, not when its batch does.
-                stopping_criteria=[RowEnds(rows, self._forgotten, lambda row: self._done([row.finished()]))],
+                stopping_criteria=[
+                    RowEnds(rows, self._forgotten, lambda row: self._done([row.finished()]), self._show_life)
+                ],
             )
         if any(row.finish_reason is None for row in rows):
             # Its caller would wait for ever.
@@ -160,8 +160,7 @@ class TransformersEngine(ThreadedEngine):
         self._forgotten -= gone
 
     def _unload(self) -> None:
-        if self._manager is not None:
-            self._manager.stop(hard_stop=True)
+        self._manager.stop(hard_stop=True)
         del self._model
 
     def _schema_error(self, schema: JsonSchema | None) -> ItemError | None:
@@ -179,6 +178,20 @@ class TransformersEngine(ThreadedEngine):
         if self._grammars is None:
             self._grammars = llguidance.hf.from_tokenizer(self.tokenizer, eos_token=sorted(self._ends) or None)
         return llguidance.LLMatcher(self._grammars, grammar(schema))
+
+
+def _cpu_batching(config: Any) -> ContinuousBatchingConfig:  # noqa: ANN401  # a PretrainedConfig, of any model
+    """What the library finds out by itself on an accelerator: how large its cache and its batches may be."""
+    text = config.get_text_config()
+    heads = text.num_key_value_heads or text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    token_bytes = 2 * 2 * text.num_hidden_layers * heads * head_size  # keys and values, of two bytes each
+    return ContinuousBatchingConfig(
+        num_blocks=max(CACHE_BYTES // (PAGE_TOKENS * token_bytes), 1 + text.max_position_embeddings // PAGE_TOKENS),
+        page_size=PAGE_TOKENS,
+        max_batch_tokens=STEP_TOKENS,
+        auto_switch_to_flash=False,
+    )
 
 
 def _is_simple(generation: Generation) -> bool:

@@ -7,16 +7,19 @@ their ids are told to whoever watches this process from outside.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.loggers import StatLoggerBase
 
 from models.backends.chat import Tokenizer
 from models.backends.engine import Deliveries, Engine, Finished, Generation
@@ -38,9 +41,29 @@ async def start(folder: Path) -> Engine:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     config = await asyncio.to_thread(lambda: AsyncEngineArgs(**engine_arguments(folder)).create_engine_config())
     # Blocks the event loop while the processes start: AsyncLLM must be made in the loop's thread.
-    engine = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+    signs: list[Signs] = []
+
+    def watch(config: VllmConfig, engine_index: int = 0) -> Signs:
+        signs.append(Signs(config, engine_index))
+        return signs[-1]
+
+    engine = AsyncLLM.from_vllm_config(config, stat_loggers=[watch], disable_log_stats=False)
     children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    return AsyncEngine(engine, children)
+    return AsyncEngine(engine, children, signs[0])
+
+
+class Signs(StatLoggerBase):  # type: ignore[misc]  # vLLM's types are not followed
+    """Notes when the engine last said that it had made a step: its outputs come only when a sequence is finished."""
+
+    def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:  # noqa: ARG002  # vLLM's signature
+        self.last = time.monotonic()
+
+    def record(self, *_: object, **__: object) -> None:
+        """Called with the statistics of every step."""
+        self.last = time.monotonic()
+
+    def log_engine_initialized(self) -> None:
+        """Nothing is logged."""
 
 
 class AsyncEngine:
@@ -49,8 +72,9 @@ class AsyncEngine:
     tokenizer: Tokenizer
     context_length: int
 
-    def __init__(self, engine: AsyncLLM, children: Sequence[psutil.Process]) -> None:
+    def __init__(self, engine: AsyncLLM, children: Sequence[psutil.Process], signs: Signs) -> None:
         self._engine = engine
+        self._signs = signs
         self._children = tuple(children)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.tokenizer = engine.get_tokenizer()
@@ -58,6 +82,8 @@ class AsyncEngine:
 
     async def submit(self, generations: Sequence[Generation], deliveries: Deliveries) -> None:
         """Start a task for each sequence."""
+        if not self._tasks:
+            self._signs.last = time.monotonic()
         for generation in generations:
             task = asyncio.create_task(self._generate(generation, deliveries))
             self._tasks[generation.id] = task
@@ -68,6 +94,10 @@ class AsyncEngine:
             task = self._tasks.pop(key, None)
             if task is not None:
                 task.cancel()
+
+    def quiet_seconds(self) -> float:
+        """For how long the engine has had sequences and reported no step."""
+        return time.monotonic() - self._signs.last if self._tasks else 0.0
 
     def children(self) -> tuple[tuple[int, float], ...]:
         """The engine's processes."""

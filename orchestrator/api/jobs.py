@@ -87,6 +87,8 @@ def create_job(
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from error
     spec = parse_job(data)
+    if idempotency_key is not None and (earlier := services.jobs.submitted(spec, idempotency_key=idempotency_key)):
+        return job_answer(earlier)  # whatever has become of its deadline or its file since
     if spec.source.file is not None:
         check_uri(spec.source.file)
     check_static(spec, datetime.now(UTC), allow_faults=services.settings.allow_faults)

@@ -16,6 +16,7 @@ class Bar:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
+        self._trouble: str | None = None
         self._task = progress.add_task("", total=None, items="", figures="")
 
     def phase(self, text: str) -> None:
@@ -23,7 +24,10 @@ class Bar:
         self._progress.update(self._task, description=text)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw how far the job is."""
+        """Draw how far the job is, and write above the bar why something is tried again."""
+        if snapshot.trouble is not None and snapshot.trouble != self._trouble:
+            self._progress.console.print(f"trying again: {snapshot.trouble}", highlight=False, markup=False)
+        self._trouble = snapshot.trouble
         items = f"{snapshot.done:,} items" if snapshot.total is None else f"{snapshot.done:,}/{snapshot.total:,} items"
         self._progress.update(
             self._task,

@@ -36,6 +36,8 @@ class Snapshot:
     seconds_left: float | None
     retries: int = 0
     """Times that a shard was, or will be, tried again."""
+    trouble: str | None = None
+    """Why one of them is."""
 
 
 class Speedometer:
@@ -70,6 +72,7 @@ class Speedometer:
             tokens_per_second=(tokens - tokens_then) / seconds if seconds > 0 and tokens > tokens_then else None,
             seconds_left=left / per_second if planned and per_second > 0 and left > 0 and not job.ended else None,
             retries=job.losses + job.failures,
+            trouble=None if job.ended else job.trouble,
         )
 
 
@@ -129,6 +132,7 @@ class Lines:
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._phase = ""
+        self._trouble: str | None = None
         self._tenth = 0
 
     def phase(self, text: str) -> None:
@@ -140,6 +144,9 @@ class Lines:
     def show(self, snapshot: Snapshot) -> None:
         """Write a line when there is something new."""
         self.phase(snapshot.phase)
+        if snapshot.trouble is not None and snapshot.trouble != self._trouble:
+            self._write(f"trying again: {snapshot.trouble}")
+        self._trouble = snapshot.trouble
         if not snapshot.total:
             return
         tenth = 10 * snapshot.done // snapshot.total

@@ -102,6 +102,8 @@ def describe(job: JobView) -> Iterator[tuple[str, str]]:
         yield "work", shard_work(job)
     if job.losses or job.failures:
         yield "retries", f"{job.losses:,} lost workers · {job.failures:,} failures of the engine"
+    if job.trouble is not None and job.error is None:
+        yield "trouble", job.trouble
     yield "priority", job.priority
     yield "submitted", moment(job.created_at)
     if job.finished_at is not None:

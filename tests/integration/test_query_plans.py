@@ -99,7 +99,7 @@ HOT = {
     "outstanding shards": reaper.outstanding_shards(),
     "jobs without open shards": finalize.without_open_shards(),
     "jobs on their way to an end": finalize.ending_jobs(),
-    "shards of a job by number": manifest.shards_after(JOB, 10),
+    "shards of a job in item order": manifest.shards_after(JOB, 10),
     "the first open item": results.first_open_item(JOB),
     "shards from an item on": results.shards_from(JOB, 55, 600),
     "totals of a job": sums.sums([JOB]),

@@ -34,6 +34,7 @@ def job_view(status: JobStatus = JobStatus.IN_PROGRESS, *, ok: int = 0, failed: 
         "usage": Usage(10 * ok, 5 * ok),
         "timings": JobTimings(queued=2.0, load=20.0, generate=90.0, wall=62.0 if ended else None),
         "losses": 0,
+        "trouble": None,
         "failures": 0,
         "error": None,
         "metadata": {},

@@ -15,6 +15,7 @@ from orchestrator.planning import SHARD_BATCH, PlannedShard, PlanSummary, Stagin
 from orchestrator.shard_cuts import MAX_SHARD_BYTES, Cutter, shard_size
 from orchestrator.source_files import open_local
 from orchestrator.spec import parse_job
+from orchestrator.spec_error import SpecError
 from orchestrator.uniqueness import Uniqueness
 from workers.contracts import CountRange, SourceRange
 from workers.sources import read_rows
@@ -162,3 +163,22 @@ def test_distinct_ids_have_no_candidates(tmp_path: Path) -> None:
         ids.add([str(number) for number in range(start, start + 50)])
     assert ids.candidates() == []
     assert Uniqueness(tmp_path).candidates() == []
+
+
+@pytest.mark.parametrize(
+    ("source", "where"),
+    [
+        ({"grid": {"tone": ["warm", "bold"]}}, "row 1"),
+        ({"items": [{"a": 1}], "grid": {"tone": ["warm", "bold"]}}, "item 1"),
+        ({"count": 500, "grid": {"tone": ["warm", "bold"]}}, "row 1"),
+    ],
+)
+def test_every_combination_of_a_grid_is_tried(source: dict[str, Any], where: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="adjective") as refused:
+        planned(tmp_path, prompt="{% if tone == 'bold' %}{{ adjective }}{% endif %}", source=source)
+    assert where in str(refused.value)
+
+
+def test_a_branch_that_only_late_numbers_take_is_tried(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"row 401.*missing"):
+        planned(tmp_path, prompt="{% if index == 400 %}{{ missing }}{% endif %}", source={"count": 500})
