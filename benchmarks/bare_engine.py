@@ -1,15 +1,19 @@
 """The bare engine in this process: vLLM's own offline class with Nightmill's engine settings.
 
-Reads requests.jsonl, generates every request once as a warm-up-free, timed run, and prints one line of JSON with the
-seconds and tokens. A single short request is answered first, so that the first kernel calls are not timed.
+Reads requests.jsonl, generates every request once, and prints one line of JSON with the seconds and tokens of the
+generation alone. A single short request is answered first, so that the first kernel calls are not timed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
+
+# Without this, vLLM's offline class starts a second process for its engine.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 from vllm import LLM, SamplingParams
 
