@@ -326,7 +326,8 @@ class EmbeddedStack:
             *("--node-ip-address", LOOPBACK, "--port", str(port)),
             *("--min-worker-port", "0", "--max-worker-port", "0"),
             *("--include-dashboard", "false", "--include-log-monitor", "false"),
-            *("--num-cpus", str(os.cpu_count() or 1)),
+            # Model actors ask for none: this is how many idle processes Ray keeps ready for the next of them.
+            *("--num-cpus", "1"),
             *("--object-store-memory", str(RAY_STORE_BYTES)),
             *("--temp-dir", str(folder)),
         ]

@@ -31,7 +31,7 @@ from workers.store import ObjectStore, StoreError, open_store
 
 logger = logging.getLogger(__name__)
 PLANNERS = 2
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 """How long the loops wait for a wake-up before they look by themselves."""
 END_SECONDS = 0.5
 """How long a planner has to give its job back when the process ends."""

@@ -190,7 +190,7 @@ class LeaseKeeper:
         """Wait until the next beat is due, or for `hurry`."""
         with self.lock:
             eager = any(not lease.granted or lease.ended for lease in self._leases.values())
-        self._news.wait(EAGER_SECONDS if eager else PROGRESS_SECONDS / 2)
+        self._news.wait(EAGER_SECONDS if eager else PROGRESS_SECONDS)
         self._news.clear()
 
     def beat(self) -> None:
