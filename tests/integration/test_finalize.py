@@ -26,6 +26,7 @@ from tests.support.shards import (
     finish_all,
     finished,
     new_shards,
+    partial_of,
     planned_job,
     report,
     shard_row,
@@ -167,11 +168,16 @@ def test_a_deadline_ends_a_job_and_keeps_what_is_finished(end: End) -> None:
     end.clock.advance(3599)
     assert end.finaliser.step() == 0
     end.clock.advance(1)
+    assert end.finaliser.step() == 0
+    assert end.jobs.get(job).shards == {"done": 1, "running": 1, "expired": 1}
+    assert end.outbox.stopped == [(job, "the job is expired")]
+    kept = partial_of(second, two, [3])
+    apply(end.engine, end.clock, report(second, "handed_back", two, part=kept))
     assert end.finaliser.step() == 1
     view = end.jobs.get(job)
     assert (view.status, view.shards) == (JobStatus.EXPIRED, {"done": 1, "expired": 2})
-    assert (view.counts.ok, view.counts.expired) == (2, 4)
-    assert end.outbox.stopped == [(job, "the job is expired")]
+    assert (view.counts.ok, view.counts.expired) == (3, 3)
+    assert end.manifest(job)["shards"][1]["key"] == kept.key
     late = apply(end.engine, end.clock, finished(second, two))
     assert late.directives[two].command == "stop"
     assert end.jobs.get(job) == view

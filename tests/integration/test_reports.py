@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -10,12 +11,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import given as given_property
+from hypothesis import strategies as st
 from sqlalchemy import Engine, select, update
 
 from models.errors import FailureKind
 from orchestrator import database, dispatch, endings, reports
 from orchestrator.jobs import Jobs
-from orchestrator.lifecycle import MAX_ATTEMPTS, MAX_FAILURES, JobStatus, ShardStatus
+from orchestrator.lifecycle import MAX_ATTEMPTS, JobStatus, ShardStatus
 from orchestrator.reports import Applied
 from orchestrator.tables import Execution, Shard
 from tests.support.clocks import ManualClock
@@ -25,21 +29,22 @@ from tests.support.shards import (
     failure,
     finished,
     part_of,
+    partial_of,
     planned_job,
     report,
     shard_row,
     take,
 )
-from workers.contracts import Counts, ShardReport, Timings
+from workers.contracts import Counts, ShardReport, ShardTask, Timings
 
 
 class Given:
     """A job with one dispatched shard, and reports about it."""
 
-    def __init__(self, engine: Engine, clock: ManualClock, *, shards: int = 1) -> None:
+    def __init__(self, engine: Engine, clock: ManualClock, *, shards: int = 1, size: int = 2) -> None:
         self.engine = engine
         self.clock = clock
-        self.job = planned_job(engine, clock, shards=shards)
+        self.job = planned_job(engine, clock, shards=shards, size=size)
         self.task, *self.others = take(engine, self.job, clock)
         self.execution = execution_id()
 
@@ -215,16 +220,125 @@ def test_a_failure_goes_back_to_the_queue_with_backoff(given: Given) -> None:
     assert len(take(given.engine, given.job, given.clock)) == 1
 
 
-def test_a_shard_is_given_up_after_three_failures_and_says_why(given: Given) -> None:
-    for number in range(MAX_FAILURES):
-        task = given.task if number == 0 else take(given.engine, given.job, given.clock)[0]
-        execution = execution_id()
-        given.apply(report(task, "started", execution), report(task, "failed", execution, failure=failure()))
-        given.clock.advance(120)
-    row = given.row
+def test_a_shard_that_breaks_its_engine_runs_alone_and_then_in_halves(given: Given) -> None:
+    given.say("started")
+    given.say("failed", failure=failure())
+    given.clock.advance(120)
+    [whole] = take(given.engine, given.job, given.clock)
+    assert (whole.alone, whole.count) == (True, 2)
+    given.apply(report(whole, "failed", execution_id(), failure=failure()))
+    given.clock.advance(120)
+    halves = take(given.engine, given.job, given.clock)
+    assert [(half.shard, half.first, half.count, half.skip, half.alone) for half in halves] == [
+        (0, 0, 1, 0, True),
+        (1, 1, 1, 1, True),
+    ]
+    good, bad = execution_id(), execution_id()
+    given.apply(report(halves[0], "started", good), finished(halves[0], good))
+    given.apply(report(halves[1], "failed", bad, failure=failure()))
+    row = shard_row(given.engine, given.job, 1)
     assert (row.status, row.error_code, row.error_message) == ("failed", "engine_died", "it broke")
     view = Jobs(given.engine).get(given.job)
-    assert (view.status, view.counts.failed, view.failures) == (JobStatus.IN_PROGRESS, 2, 3)
+    assert (view.status, view.counts.ok, view.counts.failed, view.items) == (JobStatus.IN_PROGRESS, 1, 1, 2)
+    assert (view.shard_count, view.shards) == (2, {"done": 1, "failed": 1})
+
+
+class Engines:
+    """Runs whatever is dispatched as a worker with one engine would, which some items break."""
+
+    def __init__(self, given: Given, bad: set[int]) -> None:
+        self.given = given
+        self.bad = bad
+        self.restarts = 0
+
+    def run(self) -> None:
+        together = [given for given in [self.given.task, *self.given.others] if given.token == 1]
+        while together:
+            for group in [[task for task in together if not task.alone], *([t] for t in together if t.alone)]:
+                self._run_at_once(group)
+            self.given.clock.advance(120)
+            together = take(self.given.engine, self.given.job, self.given.clock)
+
+    def _run_at_once(self, tasks: list[ShardTask]) -> None:
+        broken = any(task.first <= item < task.first + task.count for task in tasks for item in self.bad)
+        self.restarts += broken
+        for task in tasks:
+            execution = execution_id()
+            ended = report(task, "failed", execution, failure=failure()) if broken else finished(task, execution)
+            self.given.apply(report(task, "started", execution), ended)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given_property(bad=st.sets(st.integers(0, 8 * 37 - 1), min_size=1, max_size=3))
+def test_bad_items_are_found_in_few_restarts_and_cost_nothing_else(
+    engine: Engine, clock: ManualClock, bad: set[int]
+) -> None:
+    given = Given(engine, clock, shards=8, size=37)
+    engines = Engines(given, bad)
+    engines.run()
+    view = Jobs(engine, clock).get(given.job)
+    assert (view.counts.ok, view.counts.failed) == (8 * 37 - len(bad), len(bad))
+    assert engines.restarts <= len(bad) * (math.ceil(math.log2(8 * 37)) + 2)
+    with database.reading(engine) as connection:
+        rows = connection.execute(
+            select(Shard.first, Shard.count.label("items"), Shard.status)
+            .where(Shard.job_id == given.job)
+            .order_by(Shard.first)
+        ).all()
+    assert [row.first for row in rows if row.status == "failed"] == sorted(bad)
+    ends = [row.first + row.items for row in rows]
+    assert [row.first for row in rows] == [0, *ends[:-1]]
+
+
+def test_an_engine_that_breaks_under_everything_fails_the_job(engine: Engine, clock: ManualClock) -> None:
+    given = Given(engine, clock, shards=4, size=64)
+    Engines(given, set(range(4 * 64))).run()
+    view = Jobs(engine).get(given.job)
+    assert (view.status, view.error and view.error.code) == (JobStatus.FINALIZING, "engine_died")
+    assert view.counts.failed == 4 * 64
+
+
+def test_what_an_interrupted_execution_had_is_carried_over(given: Given) -> None:
+    given.say("started")
+    part = partial_of(given.task, given.execution, [1])
+    given.say("handed_back", part=part)
+    assert (given.row.status, given.row.part_key, given.row.part_ok) == ("queued", part.key, 1)
+    assert Jobs(given.engine).get(given.job).counts.ok == 1
+    given.clock.advance(120)
+    [again] = take(given.engine, given.job, given.clock)
+    assert again.carry_from == part.key
+    assert part.key not in again.earlier
+    second = execution_id()
+    given.apply(report(again, "started", second), finished(again, second))
+    assert (given.row.status, given.row.carry_from, given.row.part_ok) == ("done", None, 2)
+
+
+def test_a_part_of_what_was_interrupted_never_finishes_a_shard(given: Given) -> None:
+    given.say("started")
+    assert given.say("finished", part=partial_of(given.task, given.execution, [0, 1])) == "stop"
+    assert given.row.status == "running"
+
+
+def test_what_was_done_when_a_job_was_cancelled_is_kept(given: Given) -> None:
+    given.say("started")
+    Jobs(given.engine, given.clock).cancel(given.job)
+    assert given.say("progress", counts=Counts(1, 0)) == "stop"
+    given.say("handed_back", part=partial_of(given.task, given.execution, [1]))
+    assert given.row.status == "cancelled"
+    counts = Jobs(given.engine).get(given.job).counts
+    assert (counts.ok, counts.cancelled) == (1, 1)
+
+
+def test_a_shard_that_has_shown_results_is_never_split(given: Given) -> None:
+    given.say("started")
+    given.apply(finished(given.task, given.execution, failed=[0]))
+    with given.engine.begin() as connection:
+        connection.execute(
+            update(Shard).values(status="queued", carry_from=Shard.part_key, settled_token=1, alone=True)
+        )
+    [again] = take(given.engine, given.job, given.clock)
+    given.apply(report(again, "failed", execution_id(), failure=failure()))
+    assert (given.row.status, given.row.part_ok, given.row.part_failed) == ("done", 1, 1)
 
 
 def test_a_failure_by_an_execution_without_a_lease_counts_for_nothing(given: Given) -> None:

@@ -23,12 +23,39 @@ from tests.support.shards import (
     failure,
     finish_all,
     finished,
+    partial_of,
     planned_job,
     report,
     take,
 )
 from workers.contracts import ByteRange, ShardTask
 from workers.store import MissingObjectError, ObjectStore, open_store
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+def test_what_an_interrupted_shard_had_is_read_and_the_rest_spelt_out(
+    engine: Engine, clock: ManualClock, folder_url: str, end: str
+) -> None:
+    reader = Reader(engine, clock, open_store(folder_url))
+    job = planned_job(engine, clock, shards=2, size=4, deadline="1h")
+    first, second = take(engine, job, clock)
+    reader.finish(second)
+    execution = execution_id()
+    apply(engine, clock, report(first, "started", execution))
+    clock.advance(3600)
+    if end == "cancelled":
+        reader.jobs.cancel(job)
+    reader.end()
+    kept = partial_of(first, execution, [0, 2], store=reader.store)
+    apply(engine, clock, report(first, "handed_back", execution, part=kept))
+    reader.end()
+    expected = ["ok", end, "ok", end, "ok", "ok", "ok", "ok"]
+    assert [record["status"] for record in reader.streamed(job)] == expected
+    records = reader.paged(job, 3)
+    assert [record["status"] for record in records] == expected
+    assert [record["index"] for record in records] == list(range(8))
+    counts = reader.jobs.get(job).to_json()["counts"]
+    assert (counts["ok"], counts[end]) == (6, 2)
 
 
 class Reader:

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import psutil
 import pytest
 
+from models.errors import FailureKind
 from models.spec import Message
 from workers.broker import Hints, Publisher, make_celery
 from workers.contracts import (
@@ -26,6 +28,7 @@ from workers.contracts import (
     TextWork,
     decode,
     part_key,
+    partial_key,
 )
 from workers.records import read_part
 from workers.store import open_store
@@ -106,6 +109,7 @@ def worker(redis_url: str, ray_address: str, store_url: str, tmp_path: Path) -> 
         "NIGHTMILL_STORE_URL": store_url,
         "NIGHTMILL_DATA_DIR": str(tmp_path),
         "NIGHTMILL_LEASE_SECONDS": "20",
+        "NIGHTMILL_HANG_SECONDS": "2",
         "NIGHTMILL_ALLOW_FAULTS": "1",
         "NIGHTMILL_PREWARM": "0",
     }
@@ -174,6 +178,54 @@ def test_a_stopped_job_is_aborted_while_it_runs(running: Any, orchestrator: Orch
     orchestrator.hints.stop_job("job_1", "cancelled")
     report = orchestrator.until(lambda r: r.event == "handed_back")
     assert report.part is None
+
+
+def test_what_had_ended_is_kept_when_a_job_is_stopped(
+    running: Any, orchestrator: Orchestrator, folder_url: str
+) -> None:
+    orchestrator.publisher.shard(shard(count=5000, delay_ms=300))
+    orchestrator.until(lambda r: 0 < r.counts.ok < 5000)
+    orchestrator.hints.stop_job("job_1", "cancelled")
+    report = orchestrator.until(lambda r: r.event == "handed_back")
+    assert report.part is not None
+    assert report.part.key == partial_key("job_1", 0, 1, report.execution)
+    lines = open_store(folder_url).get(report.part.key).splitlines()
+    assert len(lines) == report.part.counts.ok >= 512
+    assert [orjson.loads(line)["index"] for line in lines] == list(range(len(lines)))
+
+    # Whoever takes it up again asks only for the rest.
+    orchestrator.hints.forget_stop("job_1")
+    rest = shard(token=2, count=5000, crash_on=[len(lines) - 1])
+    orchestrator.publisher.shard(msgspec.structs.replace(rest, carry_from=report.part.key))
+    done = orchestrator.until(lambda r: r.event == "finished")
+    assert done.part is not None
+    assert done.part.counts.ok == 5000
+
+
+def test_an_engine_that_hangs_is_found_and_replaced_and_keeps_what_had_ended(
+    running: Any, orchestrator: Orchestrator, folder_url: str
+) -> None:
+    orchestrator.publisher.shard(shard(count=1000, hang_on=[999]))
+    report = orchestrator.until(lambda r: r.event == "failed")
+    assert report.failure is not None
+    assert (report.failure.kind, report.failure.code) == (FailureKind.ENGINE, "engine_hung")
+    assert report.part is not None
+    assert report.part.counts.ok == 512
+    # Slow is not hung.
+    orchestrator.publisher.shard(shard(1, delay_ms=5000))
+    assert orchestrator.until(lambda r: r.event == "finished").shard == 1
+
+
+def test_a_shard_that_is_to_run_alone_waits_for_the_others(
+    running: Any, orchestrator: Orchestrator, folder_url: str
+) -> None:
+    orchestrator.publisher.shard(shard(0, delay_ms=1000))
+    orchestrator.until(lambda r: r.phase == "generating")
+    alone = msgspec.structs.replace(shard(1, crash_on=[23]), alone=True)
+    orchestrator.publisher.shard(alone)
+    ended = orchestrator.until(lambda r: r.event in {"failed", "finished"} and r.shard == 0)
+    assert ended.event == "finished"
+    assert orchestrator.until(lambda r: r.event == "failed").shard == 1
 
 
 def test_an_actor_that_crashed_fails_its_shard_and_is_replaced(

@@ -31,6 +31,7 @@ from workers.contracts import (
     decode,
     encode,
     part_key,
+    partial_key,
 )
 from workers.records import Record, describe_part, encode_record
 from workers.store import ObjectStore
@@ -109,6 +110,16 @@ def part_of(task: ShardTask, execution: str, *, failed: Collection[int] = ()) ->
     good = task.count - bad
     key = part_key(task.job, task.shard, task.token, execution)
     return describe_part(key, data, Counts(good, bad), Usage(2 * good, 3 * good)), data
+
+
+def partial_of(task: ShardTask, execution: str, ended: Collection[int], *, store: ObjectStore | None = None) -> Part:
+    """What an execution leaves that is interrupted when these items have ended; written where a store is given."""
+    records = [Record(index=index, status="ok", output=f"say {index}", usage=Usage(2, 3)) for index in sorted(ended)]
+    data = b"".join(encode_record(record) + b"\n" for record in records)
+    key = partial_key(task.job, task.shard, task.token, execution)
+    if store is not None:
+        store.put(key, data)
+    return describe_part(key, data, Counts(len(ended), 0), Usage(2 * len(ended), 3 * len(ended)))
 
 
 def finished(

@@ -10,7 +10,7 @@ import pytest
 from models.spec import ItemError, Message, ModelInfo, Output, TextRequest, TextResult, Usage
 from workers.contracts import CountRange, Counts, Row, ShardTask, TextWork
 from workers.items import ShardItems
-from workers.records import BrokenPartError, earlier_records, item_seed, read_part
+from workers.records import BrokenPartError, EarlierRecord, earlier_records, item_seed, read_part
 
 INFO = ModelInfo(
     model="small", revision="sha256:0", engine="vllm", context_length=64, reproducible="seeded", shards_in_flight=1
@@ -47,6 +47,16 @@ def answered(task: ShardTask, source: list[Row], text: str | None = None, reason
     for request in reversed(items.requests):
         items.settle(answer(request, text, reason))
     return [orjson.loads(line) for line in items.join().splitlines()]
+
+
+def test_what_has_ended_can_be_had_before_the_rest() -> None:
+    before = answered(shard(), rows("a", "b", "c"))
+    earlier = {2: EarlierRecord(ok=False, attempts=1, line=orjson.dumps(before[2]), usage=Usage(1, 1))}
+    items = ShardItems(shard(), INFO, rows("a", "b", "c"), earlier)
+    items.settle(answer(items.requests[1]))
+    data, counts, usage = items.join_ended()
+    assert [orjson.loads(line) for line in data.splitlines()] == before[1:]
+    assert (counts, usage) == (Counts(1, 1), Usage(4, 6))
 
 
 def test_records_come_in_item_order_whatever_order_the_answers_came_in() -> None:

@@ -107,10 +107,28 @@ def test_input_that_cannot_be_read_gives_the_shard_up_at_once() -> None:
     assert judge(FailureKind.ITEM) == Decision(Verdict.GIVE_UP, failures=1, losses=0)
 
 
-@pytest.mark.parametrize(("failures", "verdict"), [(0, Verdict.AGAIN), (1, Verdict.AGAIN), (2, Verdict.GIVE_UP)])
-def test_an_engine_is_tried_three_times(failures: int, verdict: Verdict) -> None:
-    decision = judge(FailureKind.ENGINE, failures=failures, losses=9)
-    assert (decision.verdict, decision.failures, decision.losses) == (verdict, failures + 1, 9)
+@pytest.mark.parametrize(
+    ("alone", "items", "verdict"),
+    [
+        (False, 8, Verdict.ALONE),
+        (False, 1, Verdict.ALONE),
+        (True, 8, Verdict.SPLIT),
+        (True, 2, Verdict.SPLIT),
+        (True, 1, Verdict.GIVE_UP),
+    ],
+)
+def test_what_breaks_an_engine_is_searched_for(alone: bool, items: int, verdict: Verdict) -> None:
+    decision = lifecycle.decide(
+        FailureKind.ENGINE, failures=1, losses=9, attempts=2, chance=random.Random(1), alone=alone, items=items
+    )
+    assert (decision.verdict, decision.failures, decision.losses) == (verdict, 2, 9)
+
+
+def test_a_lost_worker_says_nothing_about_the_shard() -> None:
+    decision = lifecycle.decide(
+        FailureKind.PLATFORM, failures=0, losses=0, attempts=1, chance=random.Random(1), alone=True, items=8
+    )
+    assert decision.verdict is Verdict.AGAIN
 
 
 @pytest.mark.parametrize(("losses", "verdict"), [(0, Verdict.AGAIN), (8, Verdict.AGAIN), (9, Verdict.GIVE_UP)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +12,7 @@ from models.errors import FailureKind, ModelError
 from models.spec import ModelInfo
 from workers.contracts import ShardTask
 from workers.execute import Outcome, Progress
-from workers.pool import ActorLostError, ActorPool, NoLongerWantedError
+from workers.pool import FIRST_PAUSE, LOAD_TRIES, ActorLostError, ActorPool, NoLongerWantedError
 
 
 class FakeActor:
@@ -25,6 +26,9 @@ class FakeActor:
         self.world.while_loading()
         if model in self.world.broken:
             raise ModelError(FailureKind.MODEL, "model_missing", f"{model} is not there")
+        if self.world.failures > 0:
+            self.world.failures -= 1
+            raise ModelError(FailureKind.ENGINE, "out_of_memory", "there is no room")
         self.model = model
         return ModelInfo(
             model=model, revision="-", engine=engine, context_length=1, reproducible="exact", shards_in_flight=2
@@ -49,6 +53,7 @@ class World:
         self.loads: list[str] = []
         self.ended: list[str] = []
         self.broken: set[str] = set()
+        self.failures = 0
         self.while_loading: Callable[[], None] = lambda: None
 
     def start(self, *, needs_place: bool) -> FakeActor:
@@ -162,6 +167,91 @@ def test_those_who_waited_for_a_load_that_failed_are_told_without_another_try(wo
     second.join(10)
     assert len(errors) == 2
     assert world.loads == ["a"]
+
+
+class Rushing(World):
+    """Whose clock runs so fast that every pause is over when it is looked at."""
+
+    def pool(self, places: int = 1, spare: FakeActor | None = None) -> ActorPool:
+        clock = itertools.count(0.0, 100.0)
+        return ActorPool(self, places=places, needs_place=lambda _: True, clock=lambda: next(clock), patience=1e9)
+
+
+def test_an_engine_that_fails_to_load_is_tried_again() -> None:
+    world = Rushing()
+    world.failures = LOAD_TRIES - 1
+    with world.pool().lend("a", "vllm"):
+        pass
+    assert world.loads == ["a"] * LOAD_TRIES
+
+
+def test_an_engine_that_never_loads_is_given_up_and_tried_anew_for_the_next() -> None:
+    world = Rushing()
+    world.failures = LOAD_TRIES
+    pool = world.pool()
+    with pytest.raises(ModelError, match="5 times in a row: there is no room") as refused, pool.lend("a", "vllm"):
+        pass
+    assert refused.value.kind is FailureKind.MODEL
+    with pool.lend("a", "vllm"):
+        pass
+
+
+def test_between_two_tries_the_model_rests(world: World) -> None:
+    pool = world.pool()
+    world.failures = 1
+    asked = threading.Event()
+
+    def wanted() -> bool:
+        if world.loads:
+            asked.set()
+        return True
+
+    thread = threading.Thread(target=lambda: pool.lend("a", "vllm", wanted=wanted).__enter__())
+    thread.start()
+    assert asked.wait(10)
+    assert world.loads == ["a"]
+    world.now = FIRST_PAUSE
+    thread.join(10)
+    assert world.loads == ["a", "a"]
+
+
+def test_whoever_must_be_alone_waits_for_the_others_and_lets_nobody_in(world: World) -> None:
+    pool = world.pool()
+    order: list[str] = []
+    waits = threading.Event()
+
+    def lend(name: str, *, alone: bool) -> None:
+        with pool.lend("a", "vllm", alone=alone, wanted=lambda: waits.set() is None):
+            order.append(f"{name} in")
+            if alone:
+                after.start()
+                assert not inside.wait(0.2)
+            else:
+                inside.set()
+            order.append(f"{name} out")
+
+    inside = threading.Event()
+    after = threading.Thread(target=lend, args=("after",), kwargs={"alone": False})
+    alone = threading.Thread(target=lend, args=("alone",), kwargs={"alone": True})
+    with pool.lend("a", "vllm"):
+        alone.start()
+        assert waits.wait(10)
+        order.append("first out")
+    alone.join(10)
+    after.join(10)
+    assert order == ["first out", "alone in", "alone out", "after in", "after out"]
+
+
+def test_a_retired_actor_is_lent_no_more_and_ends_with_its_last_user(world: World) -> None:
+    pool = world.pool(places=2)
+    with pool.lend("a", "vllm") as broken:
+        with pool.lend("a", "vllm") as same:
+            assert same is broken
+            pool.retire(broken)
+        assert world.ended == []
+        with pool.lend("a", "vllm") as fresh:
+            assert fresh is not broken
+    assert world.ended == ["a"]
 
 
 def test_whoever_no_longer_wants_a_model_does_not_wait_for_it(world: World) -> None:
