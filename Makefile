@@ -40,6 +40,7 @@ unit: $(DEV)
 bench: $(DEV)  ## Side-by-side benchmarks; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.echo
+	$(BIN)/python -m benchmarks.size
 	$(BIN)/python -m benchmarks.text
 
 # pytest's 5 means that no test was found.
