@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sqlite3
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
 import orjson
+from sqlalchemy import func, select
 
 from benchmarks.echo import SPEC, make_source
 from benchmarks.measuring import Memory, Stack, keep, machine, rows, said
+from orchestrator import database
+from orchestrator.tables import Execution, Job, Shard
 
 LOOK_SECONDS = 0.5
 SHOWN_ROLES = ("api", "control worker", "scheduler", "generation worker", "model actor")
@@ -80,9 +81,11 @@ def run(folder: Path, items: int) -> dict[str, Any]:
             read = time.perf_counter()
         if job.status != "completed" or job.counts.ok != items or job.planned_at is None:
             raise RuntimeError(f"the job of {items:,} items {job.status}: {job.counts}")
-        with closing(sqlite3.connect(folder / "stack" / "nightmill.db")) as connection:
-            tables = ("jobs", "shards", "executions")
-            sql_rows = sum(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables)
+        engine = database.connect(f"sqlite:///{folder / 'stack' / 'nightmill.db'}")
+        with database.reading(engine) as connection:
+            tables = (Job, Shard, Execution)
+            sql_rows = sum(connection.scalar(select(func.count()).select_from(table)) or 0 for table in tables)
+        engine.dispose()
     return {
         "items": items,
         "upload_seconds": uploaded - started,

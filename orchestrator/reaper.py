@@ -3,7 +3,8 @@
 Time is the reaper's own monotonic clock: a lease is over when it has not been renewed for so long *as seen from here*,
 whatever clocks workers have. But a renewal may still wait in the reports queue, because the control worker was away:
 so a suspect is judged only after a probe, sent through the same queue after the suspicion, has come out at its other
-end and the lease still stands as it stood. With the broker gone no probe comes out, and nothing expires.
+end and the lease still stands as it stood. With the broker gone no probe comes out, and nothing expires; once it is
+back, every lease has its whole time again.
 
 A lease that is over need not mean lost work: if the execution left a whole part, the shard is adopted.
 """
@@ -21,6 +22,7 @@ from sqlalchemy import Connection, Engine, Select, delete, insert, select, updat
 from orchestrator import database, dispatch, reports
 from orchestrator.lifecycle import SHARD_OUTSTANDING, ShardStatus
 from orchestrator.tables import Probe, Shard
+from workers.broker import BrokerError
 from workers.contracts import Part, ShardTask, part_key
 from workers.records import BrokenPartError, read_part
 from workers.store import MissingObjectError, ObjectStore
@@ -106,6 +108,8 @@ class Reaper:
         self._watches: dict[tuple[str, int], Watch] = {}
         self._sent = 0
         self._sent_at = 0.0
+        self._deaf = False
+        """Whether the broker could not be reached at the last step."""
 
     def step(self) -> int:
         """Look at every outstanding shard once; returns how many were adopted, queued again, or offered again.
@@ -114,8 +118,17 @@ class Reaper:
             BrokerError: Redis cannot be reached.
             StoreError: the store cannot be reached.
         """
+        try:
+            waiting = self._waiting_shards()
+        except BrokerError:
+            self._deaf = True
+            raise
         now = self._monotonic()
         seen, answered = self._look()
+        if self._deaf:
+            # Nobody could renew anything, so everybody has a whole lease from now on.
+            self._watches.clear()
+            self._deaf = False
         self._remember(seen, now)
         suspects = [
             watch
@@ -127,7 +140,7 @@ class Reaper:
         for watch in suspects:
             if watch.probe is not None and watch.probe <= answered:
                 changed += self._judge(watch, now - watch.since)
-        return changed + self._offer_again(now)
+        return changed if waiting else changed + self._offer_again(now)
 
     def close(self) -> None:
         """Forget this reaper's probes, and those of reapers that are long gone."""
@@ -222,8 +235,6 @@ class Reaper:
         for watch in self._watches.values():
             if watch.seen.status is ShardStatus.DISPATCHED and now - watch.since >= REPUBLISH_SECONDS:
                 stale.setdefault(watch.seen.job, []).append(watch)
-        if not stale or self._waiting_shards() > 0:
-            return 0
         offered = 0
         for job_id, watches in stale.items():
             with database.reading(self._engine) as connection:

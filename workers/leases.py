@@ -3,7 +3,8 @@
 Every execution holds a lease by renewing it: at each beat the worker gathers the progress of all its executions, sends
 one message with those that have news or are due, and reads the directives that the orchestrator left. Reports are
 cumulative and numbered. One that is not acknowledged is sent again, so that losing some loses nothing; an execution
-that has not been acknowledged for a whole lease stops by itself, since its shard may be somebody else's by now.
+that has not been acknowledged for a whole lease stops by itself, since its shard may be somebody else's by now. While
+the broker cannot be reached the reaper judges nobody, so executions go on for a few leases more.
 
 The orchestrator's side is `orchestrator.reports` and `orchestrator.reaper`.
 """
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 RESEND_SECONDS = 1.0
 """How long an acknowledgement may take before a report is sent again."""
 RENEWALS_PER_LEASE = 4
+OUTAGE_LEASES = 5
+"""Leases for which executions go on while the broker cannot be reached."""
 PROGRESS_SECONDS = 1.0
 """How often counts are worth a report. A new phase or an end is reported at once."""
 EAGER_SECONDS = 0.05
@@ -149,7 +152,7 @@ class LeaseKeeper:
         self._leases: dict[str, Lease] = {}
         self.lock = threading.Lock()
         self._news = threading.Event()
-        self._unreachable = False
+        self._unreachable_since: float | None = None
 
     def open(self, task: ShardTask) -> Lease | None:
         """Begin an execution, or None where this process already runs that attempt: the message came twice."""
@@ -211,12 +214,20 @@ class LeaseKeeper:
             self._send(leases)
             self._answer(leases)
         except BrokerError as error:
-            if not self._unreachable:
+            if self._unreachable_since is None:
+                self._unreachable_since = self._clock()
                 logger.warning("%s; reports are kept and sent again", error)
-            self._unreachable = True
         else:
-            self._unreachable = False
+            if self._unreachable_since is not None:
+                self._begin_anew(leases)
         self._judge(leases)
+
+    def _begin_anew(self, leases: Sequence[Lease]) -> None:
+        """Give every lease its whole time again: nothing could be acknowledged while the broker was away."""
+        logger.warning("the broker can be reached again")
+        self._unreachable_since = None
+        for lease in leases:
+            lease.acknowledged_at = self._clock()
 
     def _send(self, leases: Sequence[Lease]) -> None:
         now = self._clock()
@@ -261,6 +272,8 @@ class LeaseKeeper:
     def _judge(self, leases: Sequence[Lease]) -> None:
         now = self._clock()
         over = []
+        if self._unreachable_since is not None and now - self._unreachable_since < OUTAGE_LEASES * self._lease_seconds:
+            return
         for lease in leases:
             lapsed = now - lease.acknowledged_at >= self._lease_seconds
             if lease.ended and (lapsed or (lease.sent == lease.news() and lease.acknowledged >= lease.sequence)):

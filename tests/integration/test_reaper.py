@@ -32,6 +32,7 @@ class Night:
         self.steady = ManualClock(50.0)
         self.outbox = Outbox()
         self.waiting = 0
+        self.unreachable = False
         self.job = planned_job(engine, clock, shards=1)
         [self.task] = take(engine, self.job, clock)
         self.execution = execution_id()
@@ -43,12 +44,17 @@ class Night:
             self.engine,
             self.store,
             self.outbox,
-            waiting_shards=lambda: self.waiting,
+            waiting_shards=self.waiting_shards,
             lease_seconds=LEASE,
             clock=self.clock,
             monotonic=self.steady,
             chance=random.Random(5),
         )
+
+    def waiting_shards(self) -> int:
+        if self.unreachable:
+            raise BrokerError("Redis is away")
+        return self.waiting
 
     def say(self, event: str, **fields: Any) -> None:
         apply(self.engine, self.clock, report(self.task, event, self.execution, **fields))
@@ -94,6 +100,20 @@ def test_nothing_happens_before_the_lease_is_over(night: Night) -> None:
     night.reaper.step()
     night.pass_time(LEASE - 0.1)
     assert night.outbox.probes == []
+
+
+def test_an_outage_of_the_broker_costs_no_lease(night: Night) -> None:
+    night.say("started")
+    night.reaper.step()
+    night.unreachable = True
+    with pytest.raises(BrokerError):
+        night.pass_time(LEASE)
+    night.unreachable = False
+    night.pass_time(LEASE)
+    night.pass_time(LEASE - 1)
+    assert night.outbox.probes == []
+    night.pass_time(1)
+    assert night.outbox.probes == [("reaper-1", 1)]
 
 
 def test_a_renewal_that_was_still_in_the_queue_saves_the_lease(night: Night) -> None:

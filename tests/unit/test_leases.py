@@ -22,7 +22,7 @@ from workers.contracts import (
     encode,
 )
 from workers.execute import Progress
-from workers.leases import PROGRESS_SECONDS, RESEND_SECONDS, Lease, LeaseKeeper
+from workers.leases import OUTAGE_LEASES, PROGRESS_SECONDS, RESEND_SECONDS, Lease, LeaseKeeper
 
 LEASE_SECONDS = 40.0
 
@@ -199,6 +199,33 @@ def test_an_execution_without_acknowledgement_for_a_lease_stops_by_itself(world:
     assert lease.stopped is not None
     world.keeper.beat()
     assert lease.execution in world.beats[-1][1]
+
+
+def test_an_outage_of_the_broker_costs_no_lease(world: World) -> None:
+    lease = world.open(shard())
+    world.keeper.beat()
+    world.reachable = False
+    for _ in range(4):
+        world.now += LEASE_SECONDS
+        world.keeper.beat()
+    assert lease.stopped is None
+    world.reachable = True
+    world.keeper.beat()
+    world.now += LEASE_SECONDS - 1
+    world.keeper.beat()
+    assert lease.stopped is None
+    world.now += 1
+    world.keeper.beat()
+    assert lease.stopped is not None
+
+
+def test_an_outage_that_does_not_end_stops_what_runs(world: World) -> None:
+    lease = world.open(shard())
+    world.reachable = False
+    world.keeper.beat()
+    world.now += OUTAGE_LEASES * LEASE_SECONDS
+    world.keeper.beat()
+    assert lease.stopped is not None
 
 
 def test_an_end_that_nobody_acknowledges_is_left_to_the_reaper(world: World) -> None:
