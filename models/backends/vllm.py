@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from pathlib import Path
 
 from models.backends.sequences import SequenceBackend, import_engine
 from models.backends.vllm_environment import is_cpu_build
+
+OWN_PROCESSES = "NIGHTMILL_VLLM_OWN_PROCESSES"
+"""Environment variable: "1" gives vLLM processes of its own on a host without GPUs too, as it has them on one with some."""
 
 # What vLLM imports while it loads a model or sees its first schema. A version without one of them does without it.
 LATE_IMPORTS = (
@@ -52,7 +56,8 @@ class VllmBackend(SequenceBackend):
 
 
 def _engine_module() -> str:
-    return "models.backends.vllm_inline" if is_cpu_build() else "models.backends.vllm_async"
+    in_own_processes = not is_cpu_build() or os.environ.get(OWN_PROCESSES) == "1"
+    return "models.backends.vllm_async" if in_own_processes else "models.backends.vllm_inline"
 
 
 def _quiet() -> None:
