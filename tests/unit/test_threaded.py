@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from models.backends import threaded
 from models.backends.engine import Deliveries, Finished, Generation
 from models.backends.threaded import ThreadedEngine
 from models.spec import Message, Sampling, TextRequest
@@ -45,10 +46,14 @@ class Stuck(ThreadedEngine):
 
 class Clocks:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        self.computed = 5.0
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(time, "process_time", lambda: self.computed)
+        self.now, self.computed = time.monotonic(), time.process_time()
+        monkeypatch.setattr(threaded, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.computed
 
 
 @pytest.fixture
@@ -69,16 +74,16 @@ async def test_only_time_in_which_nothing_is_computed_is_held_against_it(
 ) -> None:
     engine = await stuck.start(tmp_path)
     clocks = Clocks(monkeypatch)
-    clocks.now += 500
+    clocks.now += 500.0
     assert engine.quiet_seconds() == 0  # it has nothing to do
     deliveries: Deliveries = asyncio.Queue()
     await engine.submit([sequence()], deliveries)
     await asyncio.to_thread(stuck.in_a_step.wait, 30)
     assert engine.quiet_seconds() == 0
     clocks.now, clocks.computed = clocks.now + 100, clocks.computed + 190  # on two cores
-    assert engine.quiet_seconds() == 10
+    assert engine.quiet_seconds() == pytest.approx(10)
     clocks.now += 400
-    assert engine.quiet_seconds() == 310
+    assert engine.quiet_seconds() == pytest.approx(310)
     stuck.may_go_on.set()
     assert [finished.id for finished in await deliveries.get()] == ["1"]  # type: ignore[union-attr]
     assert engine.quiet_seconds() == 0
