@@ -29,6 +29,9 @@ TARGET_SECONDS = 60.0
 """What a shard should take, as shards run."""
 RECUT_FACTOR = 3
 """A shard that would take so many times the target is cut again before it is offered."""
+MIN_SHARD_ITEMS = 16
+"""However slow a model is. Items of a shard run side by side, so a smaller shard need not be a shorter one: cut by time
+alone, shards of an engine with long outputs would shrink until it had nothing left to batch."""
 MAX_SHARD_ITEMS = 20_000
 """However fast a model is: a worker holds the items of a shard in memory."""
 ENOUGH_SHARDS = 3
@@ -63,7 +66,7 @@ class Measured:
 
 def items_in(seconds: float, per_item: float) -> int:
     """Items that take so long, within the bounds of a shard."""
-    return max(1, min(MAX_SHARD_ITEMS, int(seconds / per_item)))
+    return max(MIN_SHARD_ITEMS, min(MAX_SHARD_ITEMS, int(seconds / per_item)))
 
 
 def shape_of(spec: JobSpec) -> str:
