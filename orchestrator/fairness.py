@@ -7,7 +7,8 @@ estimated to take when it is chosen, and settled to what it took once it is done
    1995), in its surplus form: a tenant is served while it has credit, and its last shard may put it into debt. So what
    a shard costs need not be known beforehand, and a correction is just more credit or more debt.
 2. Inside a tenant: the classes urgent, normal and low. The first that waits is served, but each that waits below it is
-   sure of a minimum share. Then a job that is projected to be late, of whatever class. Strict priority would starve.
+   sure of a minimum share. A job that is projected to be late goes before all classes, which then keep their minimum
+   shares, the first one too. Strict priority, of a class or a deadline, would starve the rest.
 3. Inside a class: jobs with a deadline that can still be met, the earliest first. The others are sure of a share.
 4. Those others, of equal standing, share by turns rather than the oldest to its end: a job of ten million items must
    not hold back one of ten. A turn is short, and goes on with the same job, then to one whose model is in use, while
@@ -30,8 +31,8 @@ QUANTUM_SECONDS = 60.0
 """Credit of a tenant of weight 1 in a round: about a shard, so that rounds are short."""
 TURN_SECONDS = 60.0
 """How far a job may get ahead of one of equal standing for the sake of its model and its prefix."""
-CLASS_SHARES: Mapping[int, float] = {1: 0.2, 2: 0.05}
-"""Minimum shares of normal and low, of what their tenant gets, while a class above them waits."""
+CLASS_SHARES: Mapping[int, float] = {0: 0.1, 1: 0.2, 2: 0.05}
+"""Minimum shares of the classes, of what their tenant gets, while a class above them waits, or late jobs jump."""
 UNDATED_SHARES: Mapping[int, float] = {1: 0.1}
 """Minimum share of a class's jobs without a deadline (or with one that is out of reach), while it has others."""
 _LATE, _HOPELESS = 0.9, 1.2
@@ -145,18 +146,18 @@ class _Tenant:
     def choose(self, offers: Sequence[Offer], in_use: Collection[str]) -> Offer:
         """The tenant's next offer, charged to its class and job."""
         classes = {offer.priority for offer in offers}
-        priority = self._classes.owed(classes)
         late = [offer for offer in offers if offer.standing is Standing.LATE]
-        jumps = priority is None and bool(late)
-        if jumps:
+        first = None if late else min(classes)
+        owed = self._classes.owed(classes, first)
+        priority = first if owed is None else owed
+        if priority is None:
             chosen = min(late, key=_earliest)
         else:
-            first = min(classes) if priority is None else priority
-            chosen = self._of_class(first, [offer for offer in offers if offer.priority == first], in_use)
+            chosen = self._of_class(priority, [offer for offer in offers if offer.priority == priority], in_use)
         # What jumps is not its class's turn, or the others of the class would pay for it.
-        self._classes.charge(classes, None if jumps else chosen.priority, chosen.seconds)
+        self._classes.charge(classes, first, priority, chosen.seconds)
         rows = {_row(offer) for offer in offers if offer.priority == chosen.priority}
-        self._rows[chosen.priority].charge(rows, _row(chosen), chosen.seconds)
+        self._rows[chosen.priority].charge(rows, min(rows), _row(chosen), chosen.seconds)
         self._turns[chosen.priority].charge(chosen.job, chosen.seconds)
         return chosen
 
@@ -167,31 +168,28 @@ class _Tenant:
 
     def _of_class(self, priority: int, offers: Sequence[Offer], in_use: Collection[str]) -> Offer:
         rows = {_row(offer) for offer in offers}
-        owed = self._rows[priority].owed(rows)
+        owed = self._rows[priority].owed(rows, min(rows))
         row = min(rows) if owed is None else owed
         of_row = [offer for offer in offers if _row(offer) == row]
         return min(of_row, key=_earliest) if row == _DATED else self._turns[priority].choose(of_row, in_use)
 
 
 class _Ladder:
-    """Rungs, of which the first that waits is served; each below it is sure of a share of what is served meanwhile."""
+    """Rungs, of which one goes first; each other that waits is sure of a share of what is served meanwhile."""
 
     def __init__(self, shares: Mapping[int, float]) -> None:
         self._shares = shares
         self._owed: dict[int, float] = {}
 
-    def owed(self, waiting: Collection[int]) -> int | None:
+    def owed(self, waiting: Collection[int], first: int | None) -> int | None:
         """The rung that is furthest behind its share, by a quantum at least; None where none is."""
-        top = min(waiting)
-        behind = [(self._owed.get(rung, 0.0), rung) for rung in waiting if rung != top]
-        most, rung = max(behind, default=(0.0, top))
-        return rung if most >= QUANTUM_SECONDS else None
+        behind = [rung for rung in waiting if rung != first and self._owed.get(rung, 0.0) >= QUANTUM_SECONDS]
+        return max(behind, key=lambda rung: (self._owed[rung], rung), default=None)
 
-    def charge(self, waiting: Collection[int], served: int | None, seconds: float) -> None:
-        """Note that while these waited, one of them was served, or none."""
-        top = min(waiting)
+    def charge(self, waiting: Collection[int], first: int | None, served: int | None, seconds: float) -> None:
+        """Note that while these waited, and `first` of them went first, one was served; None stands for none."""
         for rung in waiting:
-            if rung == top:
+            if rung == first:
                 self._owed.pop(rung, None)
                 continue
             share = self._shares[rung] * seconds

@@ -82,8 +82,8 @@ def _rates(rows: Iterable[tuple[str, int, bool]], weights: Mapping[str, float]) 
 
 def _parts(waiting: Iterable[int], shares: Mapping[int, float]) -> dict[int, float]:
     first, *below = sorted(waiting)
-    parts = {int(rung): shares[rung] for rung in below}
-    return {int(first): 1.0 - sum(parts.values()), **parts}
+    parts = {rung: shares[rung] for rung in below}
+    return {first: 1.0 - sum(parts.values()), **parts}
 
 
 def _first_end(key: tuple[str, int, bool], row: Sequence[Load], left: Mapping[str, float], rate: float) -> float:

@@ -166,7 +166,7 @@ def test_deadlines_are_met_whenever_they_could_be(
     dated: list[tuple[int, int, float]], endless: list[int], ease: float
 ) -> None:
     """Whatever their classes, and whatever else waits: as long as the minimum shares of others leave room for them."""
-    kept_for_others = sum(CLASS_SHARES.values()) + 0.1
+    kept_for_others = sum(CLASS_SHARES.values())
     before = 300.0 + 8 * 20.0  # the window in front of them, and what a class may be owed
     spans = accumulate(shards * seconds for _, shards, seconds in dated)
     jobs = [
@@ -221,12 +221,12 @@ def test_a_turn_goes_on_with_the_same_job() -> None:
     assert found == ["old"] * 6 + ["young"] * 12 + ["old"] * 6
 
 
-def test_a_late_job_jumps_classes_but_not_what_lower_ones_are_sure_of() -> None:
+def test_a_late_job_jumps_classes_but_not_what_they_are_sure_of() -> None:
     urgent = offer("urgent", priority=0)
     late = offer("late", priority=2, deadline_at=100.0, standing=Standing.LATE)
     normal = offer("normal", priority=1)
     found = Counter(order(FairQueue(), [urgent, late, normal], 1_000))
-    assert found["urgent"] == 0
+    assert found["urgent"] == pytest.approx(100, rel=0.1)
     assert found["normal"] == pytest.approx(200, rel=0.05)
 
 
@@ -242,11 +242,12 @@ def test_debt_is_paid_by_waiting() -> None:
 def test_what_was_charged_too_much_is_given_back() -> None:
     queue = FairQueue()
     offers = [offer("x", tenant="a", seconds=100.0), offer("y", tenant="b", seconds=1.0)]
+    counts: Counter[str] = Counter()
     for _ in range(6_000):
         chosen = queue.choose({each.tenant: [each] for each in offers}, ())
         queue.settle(chosen.tenant, chosen.job, 1.0 - chosen.seconds)
-    counts = Counter(queue.choose({each.tenant: [each] for each in offers}, ()).job for _ in range(1_010))
-    assert counts["x"] * 100 == pytest.approx(counts["y"], rel=0.1)
+        counts[chosen.job] += 1
+    assert counts["x"] == pytest.approx(counts["y"], rel=0.05)
 
 
 def test_a_tenant_without_weight_is_refused() -> None:

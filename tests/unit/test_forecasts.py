@@ -74,9 +74,9 @@ def test_no_engine_does_more_than_it_can(given_loads: list[Load]) -> None:
     assert set(found) == {each.job for each in given_loads}
     total = sum(each.seconds for each in given_loads)
     last = max(found.values()) - NOW
-    assert total * (1 - 1e-6) <= last <= total * 1.05 + 1e-6
+    assert total - 0.001 <= last <= total * 1.05 + 0.001
     for each in given_loads:
-        assert found[each.job] - NOW >= each.seconds * (1 - 1e-6)
+        assert found[each.job] - NOW >= each.seconds - 0.001
 
 
 def test_thousands_of_jobs_take_few_steps() -> None:
