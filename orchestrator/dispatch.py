@@ -194,7 +194,7 @@ def look(engine: Engine, now: float, window: int) -> tuple[Sequence[Candidate], 
     return candidates, shards
 
 
-def _candidate(row: Row[Any], now: float) -> Candidate:
+def _candidate(row: Row[*tuple[Any, ...]], now: float) -> Candidate:
     speed = measured(row)
     per_shard = min(row.items / max(1, row.shard_count), RECUT_FACTOR * (speed.shard_items() or row.items))
     offer = Offer(

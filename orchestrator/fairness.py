@@ -7,8 +7,9 @@ estimated to take when it is chosen, and settled to what it took once it is done
    1995), in its surplus form: a tenant is served while it has credit, and its last shard may put it into debt. So what
    a shard costs need not be known beforehand, and a correction is just more credit or more debt.
 2. Inside a tenant: the classes urgent, normal and low. The first that waits is served, but each that waits below it is
-   sure of a minimum share. A job that is projected to be late goes before all classes, which then keep their minimum
-   shares, the first one too. Strict priority, of a class or a deadline, would starve the rest.
+   sure of a minimum share. While a job is projected to be late, the tenant's jobs with a deadline go before all
+   classes, the earliest first; the classes then keep their minimum shares, the first one too. Strict priority, of a
+   class or a deadline, would starve the rest.
 3. Inside a class: jobs with a deadline that can still be met, the earliest first. The others are sure of a share.
 4. Those others, of equal standing, share by turns rather than the oldest to its end: a job of ten million items must
    not hold back one of ten. A turn is short, and goes on with the same job, then to one whose model is in use, while
@@ -146,12 +147,12 @@ class _Tenant:
     def choose(self, offers: Sequence[Offer], in_use: Collection[str]) -> Offer:
         """The tenant's next offer, charged to its class and job."""
         classes = {offer.priority for offer in offers}
-        late = [offer for offer in offers if offer.standing is Standing.LATE]
+        late = any(offer.standing is Standing.LATE for offer in offers)
         first = None if late else min(classes)
         owed = self._classes.owed(classes, first)
         priority = first if owed is None else owed
         if priority is None:
-            chosen = min(late, key=_earliest)
+            chosen = min((offer for offer in offers if _row(offer) == _DATED), key=_earliest)
         else:
             chosen = self._of_class(priority, [offer for offer in offers if offer.priority == priority], in_use)
         # What jumps is not its class's turn, or the others of the class would pay for it.
@@ -190,7 +191,6 @@ class _Ladder:
         """Note that while these waited, and `first` of them went first, one was served; None stands for none."""
         for rung in waiting:
             if rung == first:
-                self._owed.pop(rung, None)
                 continue
             share = self._shares[rung] * seconds
             self._owed[rung] = self._owed.get(rung, 0.0) + share - (seconds if rung == served else 0.0)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, bindparam, case, func, select, update
+from sqlalchemy import Connection, Engine, Row, Select, Update, bindparam, case, func, select, update
 
 from orchestrator import database, speeds
 from orchestrator.fairness import CLASS_SHARES, UNDATED_SHARES
@@ -154,7 +154,7 @@ class Forecaster:
             database.write(self._engine, lambda connection: connection.execute(_prediction(), changes))
         return 0
 
-    def _count(self, connection: Connection, jobs: Sequence[Row[Any]], now: float) -> None:
+    def _count(self, connection: Connection, jobs: Sequence[Row[*tuple[Any, ...]]], now: float) -> None:
         """Count again what is open of each job, of large ones less often."""
         before = self._open
         self._open = {}
@@ -172,7 +172,7 @@ class Forecaster:
             for row in connection.execute(open_items(batch)):
                 self._open[row.job_id] = _Open(float(row.items), now)
 
-    def _changes(self, jobs: Sequence[Row[Any]], now: float) -> list[dict[str, Any]]:  # column values
+    def _changes(self, jobs: Sequence[Row[*tuple[Any, ...]]], now: float) -> list[dict[str, Any]]:  # column values
         """What is to be written, in the order of the jobs' locks."""
         models: dict[str, list[Load]] = {}
         known: dict[str, Measured] = {}
@@ -209,7 +209,7 @@ class Forecaster:
         return changes
 
 
-def _differs(job: Row[Any], finish: float, earliest: float, now: float) -> bool:
+def _differs(job: Row[*tuple[Any, ...]], finish: float, earliest: float, now: float) -> bool:
     """Whether a prediction is worth a write."""
     if job.predicted_finish_at is None or job.earliest_finish_at is None:
         return True
@@ -250,7 +250,7 @@ def open_items(job_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _prediction() -> Any:  # noqa: ANN401 - SQLAlchemy's type of an update has no public name that fits
+def _prediction() -> Update:
     return (
         update(Job)
         .where(Job.id == bindparam("job"), Job.status == JobStatus.IN_PROGRESS.value)

@@ -183,7 +183,7 @@ def joined(jobs: JobSelect) -> JobSelect:
     )
 
 
-def measured(row: Row[Any]) -> Measured:
+def measured(row: Row[*tuple[Any, ...]]) -> Measured:
     """The speed of a job, from its row: its own once it has run for a little, before that what jobs like it had."""
     shards = row.own_shards or 0
     per_item = None

@@ -110,7 +110,7 @@ def test_a_class_alone_gets_all() -> None:
 
 def test_jobs_without_a_deadline_keep_a_share_beside_an_endless_row_of_deadlines() -> None:
     dated = [
-        NightJob(f"d{number}", 50, arrives=400.0 * number, deadline=400.0 * number + 9_000) for number in range(150)
+        NightJob(f"d{number}", 38, arrives=400.0 * number, deadline=400.0 * number + 9_000) for number in range(150)
     ]
     free = NightJob("free", ENDLESS)
     night = Night([*dated, free])
@@ -118,24 +118,24 @@ def test_jobs_without_a_deadline_keep_a_share_beside_an_endless_row_of_deadlines
     assert free.had / night.now >= UNDATED_SHARES[1] * 0.95
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(
         st.tuples(
             st.sampled_from("abc"),
             st.integers(0, 2),
-            st.integers(1, 60),
-            st.floats(0.5, 60.0),
+            st.integers(1, 8),
+            st.floats(0.5, 30.0),
             st.floats(0, 5_000),
             st.none() | st.floats(10.0, 20_000.0),
         ),
         min_size=2,
-        max_size=20,
+        max_size=8,
     )
 )
 def test_nobody_starves(given_jobs: list[tuple[str, int, int, float, float, float | None]]) -> None:
     """Beside urgent work without end, of every tenant, every job is done; and none waits for longer than its share."""
-    endless = [NightJob(f"endless-{tenant}", ENDLESS, tenant=tenant, priority=0) for tenant in "abc"]
+    endless = [NightJob(f"endless-{tenant}", ENDLESS, 40.0, tenant=tenant, priority=0) for tenant in "abc"]
     jobs = [
         NightJob(
             f"{number}",
@@ -156,7 +156,7 @@ def test_nobody_starves(given_jobs: list[tuple[str, int, int, float, float, floa
     assert [job.name for job in jobs if job.finished_at is None] == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 80), st.floats(1.0, 20.0)), min_size=1, max_size=12),
     st.lists(st.integers(0, 2), min_size=0, max_size=3),
@@ -176,7 +176,7 @@ def test_deadlines_are_met_whenever_they_could_be(
         for number, ((priority, shards, seconds), span) in enumerate(zip(dated, spans, strict=True))
     ]
     others = [NightJob(f"e{number}", ENDLESS, priority=priority) for number, priority in enumerate(endless)]
-    night = Night([*others, *jobs], forecast_seconds=5.0)
+    night = Night([*others, *jobs], forecast_seconds=20.0)
     night.run(until=lambda: all(job.finished_at is not None for job in jobs) or night.now > 100_000)
     late = [(job.name, job.deadline, job.finished_at) for job in jobs if (job.finished_at or 1e9) > (job.deadline or 0)]
     assert late == []
@@ -193,9 +193,9 @@ def test_a_deadline_that_is_out_of_reach_costs_no_other_its_own() -> None:
 
 def test_ten_items_do_not_wait_for_ten_million() -> None:
     million = NightJob("million", ENDLESS, seconds=7.0)
-    ten = [NightJob(f"ten-{number}", 1, seconds=7.0, arrives=10_000.0 * (number + 1)) for number in range(100)]
+    ten = [NightJob(f"ten-{number}", 1, seconds=7.0, arrives=4_000.0 * (number + 1)) for number in range(100)]
     night = Night([million, *ten])
-    night.run(until=lambda: night.ran >= 150_000)
+    night.run(until=lambda: night.ran >= 60_000)
     assert million.had >= 0.99 * night.now
     window = 8 * 7.0
     assert all((job.finished_at or 1e12) - job.arrives <= TURN_SECONDS + window + 3 * 7.0 for job in ten)
