@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
-from sqlalchemy import Connection, Engine, Row, Select, func, select, tuple_
+from sqlalchemy import Connection, Engine, Row, Select, func, select
 
 from orchestrator import database, endings, guards
 from orchestrator.fairness import FairQueue, Offer, standing
@@ -34,6 +34,8 @@ from workers.contracts import ShardTask, SourceRange, TextWork, part_key
 
 JOBS_AT_ONCE = 10_000
 """Jobs looked at in one round, the oldest; the others have their turn when some of these have nothing left to offer."""
+SEEN_AT_ONCE = 8
+"""Queued shards of a job that are counted for a round; one that has more is asked for more when these are taken."""
 
 _works = msgspec.json.Decoder(TextWork)
 _sources: msgspec.json.Decoder[SourceRange] = msgspec.json.Decoder(SourceRange)
@@ -52,6 +54,8 @@ class Candidate:
     """A job in progress that has a shard to dispatch, as the dispatcher sees it."""
 
     offer: Offer
+    queued: int
+    """Shards that it has to dispatch, `SEEN_AT_ONCE` standing for so many or more."""
     retried: bool
     speed: Measured
 
@@ -112,7 +116,6 @@ class Dispatcher:
         candidates, shards = look(self._engine, self._clock(), self._window)
         by_job = {candidate.job: candidate for candidate in candidates}
         offered = 0
-        # A job can turn out to have fewer shards than it had turns; what it left goes to the others.
         while turns := self._turns(by_job, shards):
             taken = {job: self._take(by_job[job], count) for job, count in Counter(turns).items()}
             for job, tasks in taken.items():
@@ -121,7 +124,8 @@ class Dispatcher:
                 offered += len(tasks)
             retried = [job for job, tasks in taken.items() if tasks and by_job[job].retried]
             for job, count in Counter(turns).items():
-                if len(taken[job]) < count:
+                # Another dispatcher may have been first.
+                if by_job[job].queued < SEEN_AT_ONCE or len(taken[job]) < count:
                     del by_job[job]
             for job in retried:
                 self._forget_stop(job)
@@ -143,15 +147,21 @@ class Dispatcher:
         for candidate in by_job.values():
             if room[candidate.offer.model] > 0:
                 offers.setdefault(candidate.offer.tenant, []).append(candidate.offer)
-        turns = []
+        turns: list[str] = []
+        had: Counter[str] = Counter()
         while offers:
             chosen = self._queue.choose(offers, in_use)
             turns.append(chosen.job)
             in_use.add(chosen.model)
+            had[chosen.job] += 1
             room[chosen.model] -= 1
             if room[chosen.model] == 0:
-                left = {tenant: [offer for offer in of if room[offer.model] > 0] for tenant, of in offers.items()}
-                offers = {tenant: of for tenant, of in left.items() if of}
+                offers = {tenant: [offer for offer in of if room[offer.model] > 0] for tenant, of in offers.items()}
+            elif had[chosen.job] == by_job[chosen.job].queued:
+                offers[chosen.tenant] = [offer for offer in offers[chosen.tenant] if offer.job != chosen.job]
+            else:
+                continue
+            offers = {tenant: of for tenant, of in offers.items() if of}
         return turns
 
     def _take(self, candidate: Candidate, count: int) -> Sequence[ShardTask]:
@@ -170,9 +180,15 @@ class Dispatcher:
         """Charge what shards took that have ended since; one that never ran is not charged."""
         if not self._charges:
             return
-        keys = sorted({(job, number) for job, number, _ in self._charges})
+        numbers: dict[str, list[int]] = {}
+        for job, number, _ in self._charges:
+            numbers.setdefault(job, []).append(number)
         with database.reading(self._engine) as connection:
-            rows = {(row.job_id, row.number): row for row in connection.execute(charged_shards(keys))}
+            rows = {
+                (job, row.number): row
+                for job, of_job in numbers.items()
+                for row in connection.execute(charged_shards(job, of_job))
+            }
         for key, charge in list(self._charges.items()):
             job, number, token = key
             row = rows.get((job, number))
@@ -212,15 +228,22 @@ def _candidate(row: Row[*tuple[Any, ...]], now: float) -> Candidate:
             earliest_finish_at=row.earliest_finish_at,
         ),
     )
-    return Candidate(offer, row.manifest_version > 1, speed)
+    return Candidate(offer, row.queued, row.manifest_version > 1, speed)
 
 
 def with_queued(now: float, full: Sequence[str] = ()) -> Select[*tuple[Any, ...]]:
     """Jobs that have a shard to dispatch, the oldest first, but for those whose model is `full`."""
+    waiting = (
+        select(Shard.number)
+        .where(Shard.job_id == Job.id, Shard.status == ShardStatus.QUEUED.value, Shard.available_at <= now)
+        .correlate(Job)
+    )
+    some = waiting.limit(SEEN_AT_ONCE).subquery()
     return (
         joined(
             select(
                 Job.id,
+                select(func.count()).select_from(some).scalar_subquery().label("queued"),
                 Job.tenant,
                 Job.model,
                 Job.priority,
@@ -235,11 +258,7 @@ def with_queued(now: float, full: Sequence[str] = ()) -> Select[*tuple[Any, ...]
             )
         )
         .where(Job.status == JobStatus.IN_PROGRESS.value, Job.model.not_in(full))
-        .where(
-            select(Shard.number)
-            .where(Shard.job_id == Job.id, Shard.status == ShardStatus.QUEUED.value, Shard.available_at <= now)
-            .exists()
-        )
+        .where(waiting.exists())
         .order_by(Job.created_at, Job.id)
         .limit(JOBS_AT_ONCE)
     )
@@ -255,11 +274,11 @@ def outstanding() -> Select[str, int]:
     )
 
 
-def charged_shards(keys: Sequence[tuple[str, int]]) -> Select[*tuple[Any, ...]]:
-    """What became of shards, by job and number."""
-    return select(
-        Shard.job_id, Shard.number, Shard.token, Shard.status, Shard.started_at, Shard.generate_seconds
-    ).where(tuple_(Shard.job_id, Shard.number).in_(keys))
+def charged_shards(job_id: str, numbers: Sequence[int]) -> Select[int, int, str, float | None, float]:
+    """What became of shards of a job."""
+    return select(Shard.number, Shard.token, Shard.status, Shard.started_at, Shard.generate_seconds).where(
+        Shard.job_id == job_id, Shard.number.in_(numbers)
+    )
 
 
 def take(engine: Engine, job_id: str, limit: int, *, now: float, per_item: float | None = None) -> Sequence[ShardTask]:

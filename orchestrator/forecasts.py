@@ -75,8 +75,8 @@ def _rates(rows: Iterable[tuple[str, int, bool]], weights: Mapping[str, float]) 
     rates = {}
     for tenant, of_tenant in classes.items():
         for priority, of_class in _parts(of_tenant, CLASS_SHARES).items():
-            for undated, part in _parts(of_tenant[priority], UNDATED_SHARES).items():
-                rates[tenant, priority, bool(undated)] = weights.get(tenant, 1.0) / total * of_class * part
+            for rung, part in _parts(of_tenant[priority], UNDATED_SHARES).items():
+                rates[tenant, priority, bool(rung)] = weights.get(tenant, 1.0) / total * of_class * part
     return rates
 
 
@@ -214,7 +214,7 @@ def _differs(job: Row[*tuple[Any, ...]], finish: float, earliest: float, now: fl
     if job.predicted_finish_at is None or job.earliest_finish_at is None:
         return True
     off = max(abs(job.predicted_finish_at - finish), abs(job.earliest_finish_at - earliest))
-    return off > max(1.0, 0.01 * (finish - now))
+    return bool(off > max(1.0, 0.01 * (finish - now)))
 
 
 def in_progress() -> Select[*tuple[Any, ...]]:
