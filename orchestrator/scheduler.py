@@ -22,6 +22,7 @@ from orchestrator import database
 from orchestrator.chores import Chore
 from orchestrator.dispatch import Dispatcher
 from orchestrator.finalize import Finaliser
+from orchestrator.forecasts import Forecaster
 from orchestrator.planner import Planner
 from orchestrator.reaper import Reaper
 from orchestrator.settings import Settings
@@ -66,7 +67,11 @@ class Scheduler:
             Chore("reaper", self._reaper.step, clock=time.monotonic, every=min(1.0, settings.lease_seconds / 10)),
         ]
         # These wait for the store, and must hold up neither dispatch nor each other.
-        self._threads = [self._thread("finaliser", Finaliser(engine, store, hints, clock=time.time).step)]
+        self._threads = [
+            self._thread("finaliser", Finaliser(engine, store, hints, clock=time.time).step),
+            # This one counts shards, of large jobs for a while.
+            self._thread("forecaster", Forecaster(engine, clock=time.time).step),
+        ]
         for number in range(PLANNERS):
             planner = Planner(
                 engine, store, wake=self._wake, stop=self._stop, clock=time.time, monotonic=time.monotonic

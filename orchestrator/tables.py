@@ -87,6 +87,14 @@ class Job(Base):
     deadline_at: Mapped[float | None]
     finished_at: Mapped[float | None]
 
+    predicted_finish_at: Mapped[float | None]
+    """As `orchestrator.forecasts` last saw it; of no meaning once the job is not in progress."""
+    earliest_finish_at: Mapped[float | None]
+    """The same, if from then on it had the engines for itself."""
+    first_prediction: Mapped[float | None]
+    """The `predicted_finish_at` of its first run that came first, kept to be compared with what came of it."""
+    first_predicted_at: Mapped[float | None]
+
     manifest_version: Mapped[int]
     """Grows with every retry."""
     totals: Mapped[str | None]
@@ -186,3 +194,42 @@ class Probe(Base):
     reaper: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[int]
     applied_at: Mapped[float]
+
+
+class Speed(Base):
+    """How fast a model is at one shape of work. Sums decay: `orchestrator.speeds`."""
+
+    __tablename__ = "speeds"
+
+    model: Mapped[str] = mapped_column(primary_key=True)
+    engine: Mapped[str] = mapped_column(primary_key=True)
+    shape: Mapped[str] = mapped_column(primary_key=True)
+    items: Mapped[float]
+    seconds: Mapped[float]
+    """Of the shards that these items were in, as they ran."""
+
+
+class JobSpeed(Base):
+    """The same of one job alone."""
+
+    __tablename__ = "job_speeds"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    shape: Mapped[str]
+    shards: Mapped[int]
+    """How many were measured, in all."""
+    items: Mapped[float]
+    seconds: Mapped[float]
+
+
+class EngineUse(Base):
+    """How long a model was busy, and how long its shards took meanwhile, added up. Both decay alike."""
+
+    __tablename__ = "engine_use"
+
+    model: Mapped[str] = mapped_column(primary_key=True)
+    engine: Mapped[str] = mapped_column(primary_key=True)
+    busy_seconds: Mapped[float]
+    shard_seconds: Mapped[float]
+    ended_at: Mapped[float]
+    """When the last of them ended."""
