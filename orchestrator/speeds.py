@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, Select, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator import database
 from orchestrator.lifecycle import ShardStatus
 from orchestrator.spec import JobSpec
-from orchestrator.tables import EngineUse, Job, JobSpeed, Shard, Speed
+from orchestrator.tables import Base, EngineUse, Job, JobSpeed, Shard, Speed
 
 JobSelect = TypeVar("JobSelect", bound=Select[*tuple[Any, ...]])
 
@@ -104,8 +105,7 @@ def prepare(engine: Engine, job_id: str, spec: JobSpec) -> int | None:
 def record(connection: Connection, job_id: str, *, items: int, seconds: float, now: float) -> None:
     """Measure a shard that was just done, in the transaction that made it so.
 
-    Only the control worker calls this, and there is one of it: nobody else inserts the same row meanwhile. A job that
-    was planned before there were speeds is not measured.
+    A job that was planned before there were speeds is not measured.
 
     Args:
         connection: Holds the shard's lock.
@@ -131,24 +131,23 @@ def record(connection: Connection, job_id: str, *, items: int, seconds: float, n
         )
     )
     kind = {"model": job.model, "engine": job.engine, "shape": job.shape}
-    grown = (
+    _insert_if_absent(connection, Speed, {**kind, "items": 0.0, "seconds": 0.0})
+    connection.execute(
         update(Speed)
         .filter_by(**kind)
         .values(items=Speed.items * _KEPT + items, seconds=Speed.seconds * _KEPT + seconds)
     )
-    if connection.execute(grown).rowcount == 0:
-        connection.execute(insert(Speed).values(**kind, items=float(items), seconds=seconds))
     _use(connection, job.model, job.engine, seconds, now)
 
 
 def _use(connection: Connection, model: str, engine: str, seconds: float, now: float) -> None:
     this = {"model": model, "engine": engine}
+    # As if the engine had begun with this very shard.
+    began = {"busy_seconds": 0.0, "shard_seconds": 0.0, "ended_at": now - seconds}
+    _insert_if_absent(connection, EngineUse, {**this, **began})
     row = connection.execute(
         select(EngineUse.busy_seconds, EngineUse.shard_seconds, EngineUse.ended_at).filter_by(**this).with_for_update()
-    ).first()
-    if row is None:
-        connection.execute(insert(EngineUse).values(**this, busy_seconds=seconds, shard_seconds=seconds, ended_at=now))
-        return
+    ).one()
     busy = min(seconds, max(0.0, now - row.ended_at))
     kept = 0.5 ** (busy / _HALF_LIFE_SECONDS)
     connection.execute(
@@ -160,6 +159,12 @@ def _use(connection: Connection, model: str, engine: str, seconds: float, now: f
             ended_at=max(now, row.ended_at),
         )
     )
+
+
+def _insert_if_absent(connection: Connection, table: type[Base], values: dict[str, Any]) -> None:
+    """Two control workers may both be the first to measure something."""
+    dialect = {"postgresql": postgresql, "sqlite": sqlite}[connection.dialect.name]
+    connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
 
 
 COLUMNS = (
