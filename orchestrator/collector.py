@@ -73,8 +73,8 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a shard of an ended job has, and may still take."""
+class ShardParts:
+    """What a shard of an ended job names, and by what it judges the parts that it is offered."""
 
     cancelled: bool
     """Whether its job was: it takes nothing any more."""
@@ -124,11 +124,13 @@ class Collector:
             if removed:
                 logger.info("%d jobs that ended more than %g days ago are removed", removed, self._retention_days)
         deleted = sum(self._sweep(ended) for ended in unswept_jobs(self._engine, now - self._settle_seconds))
+        deleted += self._remove(now)
         if now >= self._look_at:
+            # Noted first: a store that does not do this is not asked again at once.
+            self._look_at = now + LOOK_SECONDS
             self._look_at_uploads(now)
             deleted += self._store.forget_unfinished(older_than=UNUSED_SECONDS)
-            self._look_at = now + LOOK_SECONDS
-        return deleted + self._remove(now)
+        return deleted
 
     def _sweep(self, ended: Ended) -> int:
         """Delete the losing parts of a job, and what was staged for one that never started."""
@@ -195,10 +197,10 @@ def losing_parts(engine: Engine, ended: Ended, keys: Sequence[str]) -> Sequence[
     names = {key: name for key in keys if (name := part_name(ended.job, key)) is not None}
     if not names:
         return []
-    statement = claims(ended, sorted({name.shard for name in names.values()}))
+    statement = shard_parts(ended, sorted({name.shard for name in names.values()}))
     with database.reading(engine) as connection:
         found = {
-            row.number: Claim(
+            row.number: ShardParts(
                 cancelled=row.job_status == JobStatus.CANCELLED,
                 token=row.token,
                 settled_token=row.settled_token,
@@ -210,8 +212,8 @@ def losing_parts(engine: Engine, ended: Ended, keys: Sequence[str]) -> Sequence[
     return [key for key, name in names.items() if name.shard in found and has_lost(key, name, found[name.shard])]
 
 
-def claims(ended: Ended, numbers: Sequence[int]) -> Select[int, int, int, str | None, str | None, str]:
-    """The claims of a job's shards, if it still stands as it stood."""
+def shard_parts(ended: Ended, numbers: Sequence[int]) -> Select[int, int, int, str | None, str | None, str]:
+    """What the shards of a job have, if it still stands as it stood."""
     return (
         select(
             Shard.number,
@@ -227,11 +229,11 @@ def claims(ended: Ended, numbers: Sequence[int]) -> Select[int, int, int, str | 
     )
 
 
-def has_lost(key: str, name: PartName, claim: Claim) -> bool:
+def has_lost(key: str, name: PartName, shard: ShardParts) -> bool:
     """Whether a part of an ended job is named by no row now, and can never be: see above."""
-    if key in {claim.part_key, claim.carry_from} or name.token > claim.token:
+    if key in {shard.part_key, shard.carry_from} or name.token > shard.token:
         return False
-    return name.partial or claim.cancelled or claim.part_key is not None or name.token <= claim.settled_token
+    return name.partial or shard.cancelled or shard.part_key is not None or name.token <= shard.settled_token
 
 
 def part_name(job_id: str, key: str) -> PartName | None:

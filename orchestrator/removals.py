@@ -111,12 +111,17 @@ def confirm(engine: Engine, removal: Due) -> bool:
     """Whether a prefix may be emptied; an upload that a job names after all is let live."""
 
     def work(connection: Connection) -> bool:
-        if connection.execute(select(Job.id).where(Job.upload == removal.prefix).limit(1)).first() is None:
+        if connection.execute(naming(removal.prefix)).first() is None:
             return is_removed(connection, removal.prefix)
         connection.execute(delete(Removal).where(Removal.prefix == removal.prefix))
         return False
 
     return database.write(engine, work)
+
+
+def naming(prefix: str) -> Select[str]:
+    """A job that names an upload."""
+    return select(Job.id).where(Job.upload == prefix).limit(1)
 
 
 def emptied(engine: Engine, removal: Due) -> None:
