@@ -17,8 +17,11 @@ in one statement, with the job's generation, right before a batch of deletions.
 
 Time only says when it is worth looking: once, when a job ended some time ago. By then an execution that lost its lease
 has stopped, and whoever reads by an older manifest is done. What is written later still goes with the job, or when the
-job is swept after its next retry. Prefixes of jobs that SQL does not know are left alone: another database, or an
-older backup of this one, may know them.
+job is swept after its next retry.
+
+Copies of a job's input go that none of its shards reads: those of planners that died, and all of a job that never
+started, for it cannot be retried. Prefixes of jobs that SQL does not know are left alone: another database, or an older
+backup of this one, may know them.
 """
 
 from __future__ import annotations
@@ -133,13 +136,16 @@ class Collector:
         return deleted
 
     def _sweep(self, ended: Ended) -> int:
-        """Delete the losing parts of a job, and what was staged for one that never started."""
+        """Delete the losing parts of a job, and copies of its input that no shard reads."""
+        if ended.planned and mend_manifest(self._engine, self._store, ended.job):
+            logger.warning("job %s: its manifest was of another version, and was written again", ended.job)
         deleted = 0
-        if ended.planned:
-            if mend_manifest(self._engine, self._store, ended.job):
-                logger.warning("job %s: its manifest was of another version, and was written again", ended.job)
-        else:
-            deleted += delete_prefix(self._store, staged_prefix(ended.job))
+        source = a_source(self._engine, ended.job)
+        for keys in listed(self._store, staged_prefix(ended.job)):
+            unread = [key for key in keys if _planning(ended.job, key) not in source]
+            for key in unread:
+                self._store.delete(key)
+            deleted += len(unread)
         for keys in listed(self._store, parts_prefix(ended.job)):
             losing = losing_parts(self._engine, ended, keys)
             for key in losing:
@@ -192,6 +198,12 @@ def note_swept(engine: Engine, ended: Ended) -> bool:
     )
 
 
+def a_source(engine: Engine, job_id: str) -> str:
+    """The source of one of a job's shards, as JSON; empty where it has none. All stem from one try at planning it."""
+    with database.reading(engine) as connection:
+        return connection.execute(select(Shard.source).where(Shard.job_id == job_id).limit(1)).scalar() or ""
+
+
 def losing_parts(engine: Engine, ended: Ended, keys: Sequence[str]) -> Sequence[str]:
     """Those of the keys that no row can ever name again; none where the job went on."""
     names = {key: name for key in keys if (name := part_name(ended.job, key)) is not None}
@@ -240,6 +252,11 @@ def part_name(job_id: str, key: str) -> PartName | None:
     """What a key says; None where it is not that of a part."""
     match = _PART.fullmatch(key.removeprefix(parts_prefix(job_id)))
     return None if match is None else PartName(int(match[1]), int(match[2]), match[3] is not None)
+
+
+def _planning(job_id: str, key: str) -> str:
+    """Where the try at planning keeps its copies that staged a key."""
+    return f"{staged_prefix(job_id)}{key.removeprefix(staged_prefix(job_id)).partition('/')[0]}/"
 
 
 def _upload(key: str) -> tuple[str, float]:
