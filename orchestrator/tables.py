@@ -16,10 +16,12 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ID_LENGTH = 26  # a ULID
+_UNSWEPT = "swept < generation"
 
 
 class Base(DeclarativeBase):
@@ -45,6 +47,9 @@ class Job(Base):
         UniqueConstraint("tenant", "idempotency_key"),
         # The dispatcher's order; also serves every look for jobs of one status.
         Index("jobs_dispatch_order", "status", "priority", "deadline_at", "created_at"),
+        Index("jobs_by_end", "finished_at"),
+        Index("jobs_by_upload", "upload"),
+        Index("jobs_unswept", "finished_at", sqlite_where=text(_UNSWEPT), postgresql_where=text(_UNSWEPT)),
     )
 
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
@@ -60,6 +65,8 @@ class Job(Base):
     spec_digest: Mapped[str]
     """`sha256:` and the digest of `spec`."""
     idempotency_key: Mapped[str | None]
+    upload: Mapped[str | None]
+    """Prefix in the store of the upload that it reads, where it reads one."""
 
     status: Mapped[str]
     outcome: Mapped[str | None]
@@ -99,6 +106,8 @@ class Job(Base):
     """Grows with every retry."""
     totals: Mapped[str | None]
     """Frozen by the finaliser: orchestrator.totals.Totals as JSON."""
+    swept: Mapped[int]
+    """The generation whose losing parts have been collected; 0 where none have."""
 
 
 class Shard(Base):
@@ -233,3 +242,14 @@ class EngineUse(Base):
     shard_seconds: Mapped[float]
     ended_at: Mapped[float]
     """When the last of them ended."""
+
+
+class Removal(Base):
+    """A prefix of the store that is to be emptied: see `orchestrator.removals`."""
+
+    __tablename__ = "removals"
+
+    prefix: Mapped[str] = mapped_column(primary_key=True)
+    decided_at: Mapped[float]
+    due_at: Mapped[float]
+    """When it is emptied next."""
