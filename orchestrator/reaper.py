@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine, Select, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from orchestrator import database, dispatch, reports
 from orchestrator.lifecycle import SHARD_OUTSTANDING, ShardStatus
@@ -284,4 +285,8 @@ def apply_probe(engine: Engine, reaper: str, value: int, *, now: float) -> None:
             if known is None:
                 connection.execute(insert(Probe).values(reaper=reaper, value=value, applied_at=now))
 
-    database.write(engine, work)
+    try:
+        database.write(engine, work)
+    except IntegrityError:
+        # Another control worker noted this reaper's first probe meanwhile, so now there is one that can grow.
+        database.write(engine, work)
