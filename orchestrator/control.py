@@ -12,31 +12,54 @@ import sys
 import time
 from collections.abc import Sequence
 
-from celery import Celery
+from celery import Celery, Task
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator import database, reaper, reports
 from orchestrator.settings import Settings
-from workers.broker import BrokerError, Hints, make_celery
-from workers.contracts import APPLY_PROBE_TASK, APPLY_REPORTS_TASK, REPORTS_QUEUE, ContractError, ShardReport, decode
+from workers.broker import BrokerError, Hints, Publisher, make_celery
+from workers.contracts import (
+    APPLY_PROBE_TASK,
+    APPLY_REPORTS_TASK,
+    REPORTS_QUEUE,
+    ContractError,
+    ShardReport,
+    UnknownVersionError,
+    decode,
+)
 from workers.settings import SettingsError, load_settings
+from workers.unread import Unread
 
 logger = logging.getLogger(__name__)
 
 
-def apply_reports(engine: Engine, hints: Hints, texts: Sequence[str], *, now: float, chance: random.Random) -> None:
-    """Apply a message of reports, and answer them.
+def read_reports(texts: Sequence[str]) -> tuple[list[ShardReport], list[str]]:
+    """The reports of a message, and those texts that are of an unknown version.
 
-    Nothing that fails here is lost: a worker sends again what is not acknowledged. A report that cannot be read is
-    dropped alone; its execution is never acknowledged, stops by itself, and its lease runs out.
+    One that nobody can read is dropped alone: its execution is never acknowledged, stops by itself, and its lease runs
+    out.
     """
-    batch = []
+    batch: list[ShardReport] = []
+    unknown: list[str] = []
     for text in texts:
         try:
             batch.append(decode(text, ShardReport))
+        except UnknownVersionError as error:
+            logger.info("a report is put back: %s", error)
+            unknown.append(text)
         except ContractError as error:
             logger.warning("a report was dropped: %s", error)
+    return batch, unknown
+
+
+def apply_reports(
+    engine: Engine, hints: Hints, batch: Sequence[ShardReport], *, now: float, chance: random.Random
+) -> None:
+    """Apply a message of reports, and answer them.
+
+    Nothing that fails here is lost: a worker sends again what is not acknowledged.
+    """
     if not batch:
         return
     try:
@@ -52,14 +75,17 @@ def apply_reports(engine: Engine, hints: Hints, texts: Sequence[str], *, now: fl
         logger.warning("%d reports were not acknowledged and will come again: %s", len(batch), error)
 
 
-def make_app(settings: Settings, engine: Engine, hints: Hints) -> Celery:
+def make_app(settings: Settings, engine: Engine, hints: Hints, unread: Unread) -> Celery:
     """The Celery app with the control worker's tasks."""
     app = make_celery(settings.redis_url, name="nightmill-control")
     chance = random.Random()  # noqa: S311 - it spreads backoff, and guards nothing
 
-    @app.task(name=APPLY_REPORTS_TASK, ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
-    def apply_reports_task(texts: list[str]) -> None:
-        apply_reports(engine, hints, texts, now=time.time(), chance=chance)
+    @app.task(name=APPLY_REPORTS_TASK, ignore_result=True, bind=True)  # type: ignore[untyped-decorator]  # celery has no types
+    def apply_reports_task(this: Task, texts: list[str]) -> None:
+        batch, unknown = read_reports(texts)
+        if unknown:
+            unread.keep(tuple(unknown), this.request.retries)
+        apply_reports(engine, hints, batch, now=time.time(), chance=chance)
 
     @app.task(name=APPLY_PROBE_TASK, ignore_result=True)  # type: ignore[untyped-decorator]
     def apply_probe_task(name: str, value: int) -> None:
@@ -78,8 +104,11 @@ def main() -> None:
     except (SettingsError, database.DatabaseError) as error:
         sys.exit(f"nightmill control: {error}")
     hints = Hints(settings.redis_url)
+    publisher = Publisher(settings.redis_url)
+    unread = Unread(publisher.put_back_reports)
+    unread.start()
     try:
-        make_app(settings, engine, hints).worker_main(
+        make_app(settings, engine, hints, unread).worker_main(
             [
                 "--quiet",
                 "worker",
@@ -94,6 +123,8 @@ def main() -> None:
             ]
         )
     finally:
+        unread.close()
+        publisher.close()
         hints.close()
         engine.dispose()
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, select
 
 from orchestrator import database, guards
-from orchestrator.endings import NO_FIGURES
+from orchestrator.endings import NO_FIGURES, lock_jobs
 from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, SHARD_WAITING, JobStatus, ShardStatus
 from orchestrator.manifest import write_manifest
 from orchestrator.tables import Job, Shard
@@ -99,18 +99,23 @@ class Finaliser:
 
 
 def expire(engine: Engine, *, now: float) -> int:
-    """End every job whose deadline has passed: what is not finished expires. Returns how many."""
+    """End every job whose deadline has passed: what is not finished expires. Returns how many.
+
+    A job that has nothing open was in time, and is left to `close`.
+    """
     with database.reading(engine) as connection:
         overdue = [row.id for row in connection.execute(overdue_jobs(now))]
 
     def work(connection: Connection, job_id: str) -> bool:
         values = {"outcome": JobStatus.EXPIRED.value, "planner": None}
         late = Job.deadline_at <= now
+        # A report of the last open shard may be at work: what is seen of the shards is what holds after it.
+        lock_jobs(connection, [job_id], to_write=True)
         if guards.move_job(connection, job_id, {JobStatus.VALIDATING}, JobStatus.FINALIZING, late, values=values):
             # Nothing was promised about items that had only been looked at.
             connection.execute(delete(Shard).where(Shard.job_id == job_id))
             return True
-        if not guards.move_job(connection, job_id, JOB_LIVE, JobStatus.FINALIZING, late, values=values):
+        if not guards.move_job(connection, job_id, JOB_LIVE, JobStatus.FINALIZING, late, _has_open(), values=values):
             return False
         # Those that run are told to stop, and keep what they have.
         ended = {"finished_at": now, **NO_FIGURES}

@@ -222,12 +222,9 @@ class Jobs:
                 },
             )
             if not moved:
-                row = _row(connection, job_id)
-                if row.status == JobStatus.FAILED and row.planned_at is None:
-                    raise ConflictError(f"job {job_id} could not start: mend what its error says, and submit it again")
-                _allow(row, "retried", ())
-            if _requeue(connection, job_id, now) == 0:
-                raise ConflictError(f"job {job_id} has no failed items: there is nothing to run again")
+                _allow(_row(connection, job_id), "retried", ())
+            if _requeue(connection, job_id) == 0:
+                raise ConflictError(f"job {job_id} has no failed items, and cannot be retried: there is nothing to run")
             return _view(connection, job_id)
 
         return database.write(self.engine, work)
@@ -251,11 +248,11 @@ def _stored(spec: JobSpec) -> tuple[str, str]:
     return text, "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def _requeue(connection: Connection, job_id: str, now: float) -> int:
+def _requeue(connection: Connection, job_id: str) -> int:
     """Queue again each shard that has items to run again; returns how many."""
     afresh = {
         "alone": False,
-        "available_at": now,
+        "available_at": 0.0,  # at once, by anybody's clock
         "attempts": 0,
         "failures": 0,
         "losses": 0,
@@ -290,4 +287,25 @@ def _view(connection: Connection, job_id: str) -> JobView:
 def _allow(row: Row, verb: str, already: Sequence[JobStatus] | frozenset[JobStatus] | set[JobStatus]) -> None:  # type: ignore[type-arg]
     """Nothing was changed: fine where the job is as asked already, else a conflict."""
     if row.status not in already:
-        raise ConflictError(f"job {row.id} is {row.status}, and cannot be {verb}")
+        raise ConflictError(f"job {row.id} is {row.status}, and cannot be {verb}: {_way_out(row)}")
+
+
+def _way_out(row: Row) -> str:  # type: ignore[type-arg]
+    """Why a job refuses a command, and what can be done instead."""
+    match JobStatus(row.status):
+        case JobStatus.VALIDATING:
+            return "its source is still being read; it can be once it is in_progress"
+        case JobStatus.IN_PROGRESS:
+            return "it has not ended; what fails can be retried once it has"
+        case JobStatus.PAUSED:
+            return "it has not ended; resume it, and what fails can be retried once it has"
+        case JobStatus.FINALIZING:
+            return f"it is about to end as {row.outcome}; what failed or expired can be retried then"
+        case JobStatus.CANCELLING | JobStatus.CANCELLED:
+            return "what it finished is kept; to run the rest, submit it again"
+        case JobStatus.FAILED if row.planned_at is None:
+            return "it could not start; mend what its error says, and submit it again"
+        case JobStatus.EXPIRED if row.planned_at is None:
+            return "its deadline passed before it could start; submit it again with a later one"
+        case JobStatus.COMPLETED | JobStatus.FAILED | JobStatus.EXPIRED:
+            return "it has ended; what failed or expired can be retried"

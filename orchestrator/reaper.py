@@ -3,7 +3,10 @@
 Time is the reaper's own monotonic clock: a lease is over when it has not been renewed for so long *as seen from here*,
 whatever clocks workers have. But a renewal may still wait in the reports queue, because the control worker was away:
 so a suspect is judged only after a probe, sent through the same queue after the suspicion, has come out at its other
-end and the lease still stands as it stood. With the broker gone no probe comes out, and nothing expires; once it is
+end and the lease still stands as it stood. Where several control workers share the queue, one may have taken a renewal
+off it and be slow, while another lets the probe overtake: so the lease has to stand still for some time more, in which
+a worker that lives repeats what was not acknowledged, many times and to whoever takes it. To end no later for that,
+suspicion begins before the lease is over. With the broker gone no probe comes out, and nothing expires; once it is
 back, every lease has its whole time again.
 
 A lease that is over need not mean lost work: if the execution left a whole part, the shard is adopted.
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine, Select, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from orchestrator import database, dispatch, reports
 from orchestrator.lifecycle import SHARD_OUTSTANDING, ShardStatus
@@ -31,6 +35,8 @@ logger = logging.getLogger(__name__)
 REPUBLISH_SECONDS = 30.0
 """How long a dispatched shard may go without a worker, while the queue is empty, before it is offered again."""
 FORGET_PROBES_SECONDS = 86_400.0
+SETTLE_SHARE = 0.25
+"""Share of a lease that a suspect is watched for after its probe came out."""
 
 
 class Queue(Protocol):
@@ -66,6 +72,8 @@ class Watch:
     seen: Seen
     since: float
     probe: int | None = None
+    answered_at: float | None = None
+    """When that probe was seen to have come through."""
 
 
 class Reaper:
@@ -102,6 +110,7 @@ class Reaper:
         self._queue = queue
         self._waiting_shards = waiting_shards
         self._lease_seconds = lease_seconds
+        self._settle_seconds = lease_seconds * SETTLE_SHARE
         self._clock = clock
         self._monotonic = monotonic
         self._chance = chance
@@ -133,12 +142,16 @@ class Reaper:
         suspects = [
             watch
             for watch in self._watches.values()
-            if watch.seen.status is ShardStatus.RUNNING and now - watch.since >= self._lease_seconds
+            if watch.seen.status is ShardStatus.RUNNING
+            and now - watch.since >= self._lease_seconds - self._settle_seconds
         ]
         self._probe(suspects, answered, now)
         changed = 0
         for watch in suspects:
-            if watch.probe is not None and watch.probe <= answered:
+            if watch.answered_at is None and watch.probe is not None and watch.probe <= answered:
+                watch.answered_at = now
+            settled = watch.answered_at is not None and now - watch.answered_at >= self._settle_seconds
+            if settled and now - watch.since >= self._lease_seconds:
                 changed += self._judge(watch, now - watch.since)
         return changed if waiting else changed + self._offer_again(now)
 
@@ -272,4 +285,8 @@ def apply_probe(engine: Engine, reaper: str, value: int, *, now: float) -> None:
             if known is None:
                 connection.execute(insert(Probe).values(reaper=reaper, value=value, applied_at=now))
 
-    database.write(engine, work)
+    try:
+        database.write(engine, work)
+    except IntegrityError:
+        # Another control worker noted this reaper's first probe meanwhile, so now there is one that can grow.
+        database.write(engine, work)

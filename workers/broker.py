@@ -137,6 +137,14 @@ class Publisher:
         """Send reports to the orchestrator, in one message."""
         self._send(APPLY_REPORTS_TASK, [[encode(report) for report in reports]])
 
+    def put_back_shard(self, texts: Sequence[str], returns: int) -> None:
+        """Offer a shard again that this process could not read, for the `returns`-th time."""
+        self._send(RUN_SHARD_TASK, list(texts), returns=returns)
+
+    def put_back_reports(self, texts: Sequence[str], returns: int) -> None:
+        """Send reports again that this process could not read, for the `returns`-th time."""
+        self._send(APPLY_REPORTS_TASK, [list(texts)], returns=returns)
+
     def probe(self, reaper: str, value: int) -> None:
         """Ask for a sign that every report sent before this has been taken off the queue."""
         self._send(APPLY_PROBE_TASK, [reaper, value])
@@ -145,9 +153,9 @@ class Publisher:
         """Close the connections."""
         self._app.close()
 
-    def _send(self, task: str, arguments: list[object]) -> None:
+    def _send(self, task: str, arguments: Sequence[object], *, returns: int = 0) -> None:
         with broker_errors(self._url):
-            self._app.send_task(task, args=arguments)
+            self._app.send_task(task, args=arguments, retries=returns)
 
 
 class Hints:

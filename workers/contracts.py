@@ -1,18 +1,31 @@
 """The wire between orchestrator and workers: frozen, versioned messages that own their encoding.
 
 They travel as JSON through Celery. A message with an unknown field or version is refused whole, never half read.
+
+During an upgrade, processes of two versions work side by side, so both must get along with what the other writes:
+
+- A field is only ever added, with a default that means what the version before did without it. Fields with default
+  values are left out of the JSON: a message that says nothing new is one that an older reader understands.
+- A field that a reader may not overlook raises `WIRE_VERSION`, and is entered in `lowest_version`. A sender writes the
+  lowest version that can say what it says; a message without a version is of version 1.
+- A reader refuses a higher version with `UnknownVersionError`: it puts the message back for a process that can read
+  it (`workers.unread`). Anything else that cannot be read is no message of ours, and is dropped.
+
+Version 1 is the first. Version 2 adds `skip` and `alone` to ShardTask: who overlooks them reads other rows, or takes
+other shards down with its engine.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from models.errors import FailureKind
 from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
+"""The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
 RUN_SHARD_TASK = "nightmill.run_shard"
@@ -26,10 +39,14 @@ Row: TypeAlias = dict[str, Any]  # a row of the client's data: any JSON values
 
 
 class ContractError(ValueError):
-    """A message of another version, or not one of ours."""
+    """Not a message of ours."""
 
 
-class ByteRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="bytes"):
+class UnknownVersionError(ContractError):
+    """A message of a version that this process does not speak: another may."""
+
+
+class ByteRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="bytes"):
     """Whole rows of a CSV or JSONL object: bytes `offset` to `offset + length`."""
 
     uri: str
@@ -44,7 +61,9 @@ class ByteRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     delimiter: str = ","
 
 
-class RowGroupRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="row_groups"):
+class RowGroupRange(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="row_groups"
+):
     """Rows `offset` to `offset + count` of one row group of a Parquet object."""
 
     uri: str
@@ -54,7 +73,9 @@ class RowGroupRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     count: int
 
 
-class CountRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="count"):
+class CountRange(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="count"
+):
     """Rows that are nothing but their number: {"index": start}, {"index": start + 1}, …"""
 
     start: int
@@ -64,7 +85,7 @@ class CountRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 SourceRange: TypeAlias = ByteRange | RowGroupRange | CountRange
 
 
-class TextWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TextWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What every shard of a text job has in common."""
 
     model: str
@@ -101,7 +122,7 @@ class TextWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return size
 
 
-class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One attempt at one shard: items `first` to `first + count` of a job.
 
     `source` begins with row `(first - skip) // grid_size` and holds at least all rows of the shard. Item i is row
@@ -124,10 +145,10 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Keys of parts that earlier executions may have left: looked for before generation starts."""
     carry_from: str | None = None
     """Key of a part whose ok records are kept: only the items that it lacks, or that failed in it, are generated."""
-    version: int = WIRE_VERSION
+    version: int = 1
 
 
-class Counts(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class Counts(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
     """Items of a shard by how they ended, so far."""
 
     ok: int = 0
@@ -139,7 +160,7 @@ class Counts(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
         return self.ok + self.failed
 
 
-class Timings(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class Timings(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
     """Where a shard's time went, in seconds."""
 
     load: float = 0.0
@@ -149,7 +170,7 @@ class Timings(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True)
     write: float = 0.0
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """An immutable object that holds one record a line, in item order.
 
     It has one for every item of its shard; where an execution was interrupted, for those that had ended.
@@ -162,7 +183,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     usage: Usage
 
 
-class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Why a shard could not be finished."""
 
     kind: FailureKind
@@ -173,7 +194,7 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 ReportEvent = Literal["started", "progress", "finished", "failed", "handed_back"]
 
 
-class ShardReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShardReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a worker says of its execution of a shard. Counts are cumulative: a later report replaces an earlier one."""
 
     job: str
@@ -191,10 +212,10 @@ class ShardReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     part: Part | None = None
     """Of a finished execution, its whole part; of one that failed or was handed back, what it had of it."""
     failure: Failure | None = None
-    version: int = WIRE_VERSION
+    version: int = 1
 
 
-class Directive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Directive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the orchestrator answers to an execution, left in Redis under `DIRECTIVE_KEY`.
 
     `run`: the execution owns the shard and may write its part. `stop`: it does not, or no longer.
@@ -204,30 +225,45 @@ class Directive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     acknowledged: int
     """Highest report sequence that has been applied."""
     reason: str = ""
-    version: int = WIRE_VERSION
+    version: int = 1
 
 
 Contract = TypeVar("Contract", ShardTask, ShardReport, Directive)
 
 
+class _Envelope(msgspec.Struct):
+    """As much of a message as every version has."""
+
+    version: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+_envelopes = msgspec.json.Decoder(_Envelope)
+
+
+def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
+    """The lowest version that can say what a message says."""
+    return 2 if isinstance(message, ShardTask) and (message.skip or message.alone) else 1
+
+
 def encode(message: ShardTask | ShardReport | Directive) -> str:
-    """A message as JSON text."""
-    return msgspec.json.encode(message).decode()
+    """A message as JSON text, in the lowest version that will do."""
+    return msgspec.json.encode(msgspec.structs.replace(message, version=lowest_version(message))).decode()
 
 
 def decode(text: str | bytes, kind: type[Contract]) -> Contract:
     """A message from JSON text.
 
     Raises:
-        ContractError: it is not valid JSON, has a field that we do not know, or another wire version.
+        UnknownVersionError: it says that it is of a version that this process does not speak.
+        ContractError: it is not valid JSON, or not a message of this kind.
     """
     try:
-        message = msgspec.json.decode(text, type=kind)
+        version = _envelopes.decode(text).version
+        if version > WIRE_VERSION:
+            raise UnknownVersionError(f"{kind.__name__} of wire version {version}; this process speaks {WIRE_VERSION}")
+        return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError as error:
         raise ContractError(f"not a {kind.__name__}: {error}") from error
-    if message.version != WIRE_VERSION:
-        raise ContractError(f"{kind.__name__} of wire version {message.version}; this process speaks {WIRE_VERSION}")
-    return message
 
 
 def part_key(job: str, shard: int, token: int, execution: str) -> str:

@@ -15,22 +15,45 @@ import warnings
 from collections.abc import Callable
 
 import ray
-from celery import Celery, signals
+from celery import Celery, Task, signals
 from celery.platforms import SecurityWarning
 
 from models import catalog
 from models.errors import FailureKind, ModelError
 from workers.broker import Hints, Publisher, TakeOneForOne, make_celery
-from workers.contracts import GENERATE_QUEUE, RUN_SHARD_TASK, ContractError, Failure, ShardTask, Timings, decode
+from workers.contracts import (
+    GENERATE_QUEUE,
+    RUN_SHARD_TASK,
+    ContractError,
+    Failure,
+    ShardTask,
+    Timings,
+    UnknownVersionError,
+    decode,
+)
 from workers.execute import Outcome, Progress
 from workers.leases import Lease, LeaseKeeper
 from workers.pool import ActorLostError, ActorPool, NoLongerWantedError
 from workers.ray_actors import RayStarter
 from workers.settings import Settings, SettingsError, load_settings
+from workers.unread import Unread
 
 logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 5.0
 """How long a worker that was told to stop waits for its last reports to be acknowledged."""
+
+
+def read_shard(text: str, unread: Unread, *, returns: int) -> ShardTask | None:
+    """A shard's message, or None where it cannot be read: one of an unknown version is put back for somebody else."""
+    try:
+        return decode(text, ShardTask)
+    except UnknownVersionError as error:
+        logger.info("a shard is put back: %s", error)
+        unread.keep((text,), returns)
+    except ContractError as error:
+        # It stays dispatched in SQL, and is offered again.
+        logger.warning("a shard was not taken: %s", error)
+    return None
 
 
 def run_shard(task: ShardTask, keeper: LeaseKeeper, pool: ActorPool, clock: Callable[[], float]) -> None:
@@ -85,6 +108,7 @@ class GenerationWorker:
         self._settings = settings
         self._publisher = Publisher(settings.redis_url)
         self._hints = Hints(settings.redis_url)
+        self._unread = Unread(self._publisher.put_back_shard)
         self._pool = self._start_pool()
         self._keeper = LeaseKeeper(
             worker=f"{socket.gethostname()}:{os.getpid()}",
@@ -102,15 +126,10 @@ class GenerationWorker:
         app = make_celery(self._settings.redis_url, name="nightmill-worker")
         app.steps["worker"].add(TakeOneForOne)
 
-        @app.task(name=RUN_SHARD_TASK, ignore_result=True)  # type: ignore[untyped-decorator] # celery has no types
-        def task(text: str) -> None:
-            try:
-                shard = decode(text, ShardTask)
-            except ContractError as error:
-                # It stays dispatched in SQL, and is offered again: to a worker that can read it, one hopes.
-                logger.warning("a shard was not taken: %s", error)
-                return
-            if not self._stopping.is_set():
+        @app.task(name=RUN_SHARD_TASK, ignore_result=True, bind=True)  # type: ignore[untyped-decorator] # celery has no types
+        def task(this: Task, text: str) -> None:
+            shard = read_shard(text, self._unread, returns=this.request.retries)
+            if shard is not None and not self._stopping.is_set():
                 run_shard(shard, self._keeper, self._pool, time.monotonic)
 
         return app
@@ -120,6 +139,7 @@ class GenerationWorker:
         app = self.celery()
         signals.worker_shutting_down.connect(self._stop, weak=False)
         self._heart.start()
+        self._unread.start()
         try:
             app.worker_main(
                 [
@@ -137,6 +157,7 @@ class GenerationWorker:
             )
         finally:
             self._stop()
+            self._unread.close()
             self._flush()
             self._pool.close()
             self._publisher.close()

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 from orchestrator import database
 from orchestrator.jobs import Jobs
 from orchestrator.lifecycle import JobStatus
-from orchestrator.reaper import REPUBLISH_SECONDS, Reaper, apply_probe
+from orchestrator.reaper import REPUBLISH_SECONDS, SETTLE_SHARE, Reaper, apply_probe
 from orchestrator.tables import Probe
 from tests.support.clocks import ManualClock
 from tests.support.shards import Outbox, apply, execution_id, finished, part_of, planned_job, report, shard_row, take
@@ -20,6 +20,7 @@ from workers.contracts import Timings
 from workers.store import ObjectStore, open_store
 
 LEASE = 60.0
+SETTLE = LEASE * SETTLE_SHARE
 
 
 class Night:
@@ -59,10 +60,14 @@ class Night:
     def say(self, event: str, **fields: Any) -> None:
         apply(self.engine, self.clock, report(self.task, event, self.execution, **fields))
 
-    def answer_probes(self) -> None:
+    def answer_probes(self, *others: Reaper) -> None:
+        """Let the probes come out, the reapers see it, and the time pass for which they watch on."""
         for reaper, value in self.outbox.probes:
             apply_probe(self.engine, reaper, value, now=self.clock())
         self.outbox.probes.clear()
+        for watching in (self.reaper, *others):
+            assert watching.step() == 0
+        self.steady.advance(SETTLE)
 
     def pass_time(self, seconds: float) -> int:
         self.steady.advance(seconds)
@@ -98,8 +103,14 @@ def test_a_silent_execution_is_suspected_probed_and_given_up(night: Night) -> No
 def test_nothing_happens_before_the_lease_is_over(night: Night) -> None:
     night.say("started")
     night.reaper.step()
-    night.pass_time(LEASE - 0.1)
+    night.pass_time(LEASE - SETTLE - 1)
     assert night.outbox.probes == []
+    night.pass_time(1)
+    night.answer_probes()
+    night.steady.advance(-1)
+    assert night.reaper.step() == 0
+    night.steady.advance(1)
+    assert night.reaper.step() == 1
 
 
 def test_an_outage_of_the_broker_costs_no_lease(night: Night) -> None:
@@ -110,7 +121,7 @@ def test_an_outage_of_the_broker_costs_no_lease(night: Night) -> None:
         night.pass_time(LEASE)
     night.unreachable = False
     night.pass_time(LEASE)
-    night.pass_time(LEASE - 1)
+    night.pass_time(LEASE - SETTLE - 1)
     assert night.outbox.probes == []
     night.pass_time(1)
     assert night.outbox.probes == [("reaper-1", 1)]
@@ -123,6 +134,15 @@ def test_a_renewal_that_was_still_in_the_queue_saves_the_lease(night: Night) -> 
     assert night.reaper.step() == 0
     assert night.pass_time(LEASE - 1) == 0
     assert night.row.status == "running"
+
+
+def test_a_renewal_that_a_probe_overtook_saves_the_lease(night: Night) -> None:
+    """One of two control workers has taken it off the queue and is slow; the other has let the probe by."""
+    start_and_fall_silent(night)
+    night.answer_probes()
+    night.say("progress")
+    assert night.reaper.step() == 0
+    assert (night.row.status, night.row.losses) == ("running", 0)
 
 
 def test_nothing_expires_while_no_reports_are_applied(night: Night) -> None:
@@ -212,7 +232,7 @@ def test_two_reapers_count_a_loss_once(night: Night) -> None:
     night.steady.advance(LEASE)
     for reaper in (night.reaper, second):
         reaper.step()
-    night.answer_probes()
+    night.answer_probes(second)
     assert [night.reaper.step(), second.step()] == [1, 0]
     assert night.row.losses == 1
 
