@@ -209,8 +209,12 @@ def losing_parts(engine: Engine, ended: Ended, keys: Sequence[str]) -> Sequence[
     names = {key: name for key in keys if (name := part_name(ended.job, key)) is not None}
     if not names:
         return []
+    partial = [key for key, name in names.items() if name.partial]
     statement = shard_parts(ended, sorted({name.shard for name in names.values()}))
     with database.reading(engine) as connection:
+        # A shard that was split left its partial part to both halves. Looked at first: what is named later is named by
+        # a retry, and the look at the job's generation, which follows, sees that.
+        carried = set(connection.scalars(carried_on(ended.job, partial))) if partial else set()
         found = {
             row.number: ShardParts(
                 cancelled=row.job_status == JobStatus.CANCELLED,
@@ -221,7 +225,16 @@ def losing_parts(engine: Engine, ended: Ended, keys: Sequence[str]) -> Sequence[
             )
             for row in connection.execute(statement)
         }
-    return [key for key, name in names.items() if name.shard in found and has_lost(key, name, found[name.shard])]
+    return [
+        key
+        for key, name in names.items()
+        if key not in carried and name.shard in found and has_lost(key, name, found[name.shard])
+    ]
+
+
+def carried_on(job_id: str, keys: Sequence[str]) -> Select[str | None]:
+    """Those of the keys that a shard of the job, whichever, is to carry over."""
+    return select(Shard.carry_from).where(Shard.job_id == job_id, Shard.carry_from.in_(keys))
 
 
 def shard_parts(ended: Ended, numbers: Sequence[int]) -> Select[int, int, int, str | None, str | None, str]:

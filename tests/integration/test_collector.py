@@ -36,6 +36,7 @@ from tests.support.shards import (
     finish_all,
     finished,
     part_of,
+    partial_of,
     planned_job,
     report,
     shard_row,
@@ -213,6 +214,30 @@ def test_the_part_of_an_interrupted_shard_is_kept(folder_yard: Yard) -> None:
     yard.collector.step()
     assert yard.jobs.get(job).status is JobStatus.EXPIRED
     assert key in yard.named() & set(yard.stored())
+
+
+def test_what_both_halves_of_a_split_shard_carry_over_is_kept(folder_yard: Yard) -> None:
+    yard = folder_yard
+    job = planned_job(yard.engine, yard.clock, shards=1, size=4, deadline="1h")
+    kept = None
+    for _ in range(2):
+        [task] = take(yard.engine, job, yard.clock)
+        execution = execution_id()
+        kept = partial_of(task, execution, [0], store=yard.store)
+        broke = report(task, "failed", execution, failure=failure(), part=kept)
+        apply(yard.engine, yard.clock, report(task, "started", execution), broke)
+        yard.clock.advance(60)
+    assert kept is not None
+    half, _ = take(yard.engine, job, yard.clock)
+    done = execution_id()
+    apply(yard.engine, yard.clock, report(half, "started", done), finished(half, done, store=yard.store))
+    yard.clock.advance(3600)
+    yard.settle(job)
+    yard.collector.step()
+    assert kept.key in yard.stored()
+    yard.jobs.retry(job)
+    [rest] = take(yard.engine, job, yard.clock)
+    assert (rest.first, rest.carry_from) == (2, kept.key)
 
 
 def test_nothing_but_winning_parts_of_a_cancelled_job_stays(folder_yard: Yard) -> None:
