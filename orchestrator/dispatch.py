@@ -70,6 +70,7 @@ class _Charge:
     """What a tenant was charged for a shard that is outstanding."""
 
     tenant: str
+    model: str
     seconds: float
     overlap: float
 
@@ -113,7 +114,7 @@ class Dispatcher:
             BrokerError: Redis cannot be reached. The shards stay dispatched, and are published again later.
         """
         self._settle()
-        candidates, shards = look(self._engine, self._clock(), self._window)
+        candidates, shards = look(self._engine, self._clock(), self._window, self._typical())
         by_job = {candidate.job: candidate for candidate in candidates}
         offered = 0
         while turns := self._turns(by_job, shards):
@@ -135,6 +136,13 @@ class Dispatcher:
                 if task is not None:
                     self._shards.shard(task)
         return offered
+
+    def _typical(self) -> dict[str, float]:
+        """Engine-seconds of an outstanding shard of each model, on average."""
+        charged: dict[str, list[float]] = {}
+        for charge in self._charges.values():
+            charged.setdefault(charge.model, []).append(charge.seconds)
+        return {model: sum(seconds) / len(seconds) for model, seconds in charged.items()}
 
     def _turns(self, by_job: Mapping[str, Candidate], shards: Mapping[str, int]) -> list[str]:
         """Jobs in the order in which their shards are to be offered, until the windows are full."""
@@ -172,7 +180,7 @@ class Dispatcher:
         for task in tasks:
             seconds = speed.engine_seconds(task.count) or UNKNOWN_SECONDS
             total += seconds
-            self._charges[task.job, task.shard, task.token] = _Charge(offer.tenant, seconds, speed.overlap)
+            self._charges[task.job, task.shard, task.token] = _Charge(offer.tenant, offer.model, seconds, speed.overlap)
         self._queue.settle(offer.tenant, offer.job, total - count * offer.seconds)
         return tasks
 
@@ -201,16 +209,24 @@ class Dispatcher:
                 self._queue.settle(charge.tenant, job, row.generate_seconds * charge.overlap - charge.seconds)
 
 
-def look(engine: Engine, now: float, window: int) -> tuple[Sequence[Candidate], dict[str, int]]:
-    """Jobs that have a shard to dispatch and whose model has room, the oldest first; shards outstanding by model."""
+def look(
+    engine: Engine, now: float, window: int, typical: Mapping[str, float]
+) -> tuple[Sequence[Candidate], dict[str, int]]:
+    """Jobs that have a shard to dispatch and whose model has room, the oldest first; shards outstanding by model.
+
+    `typical` has the engine-seconds of an outstanding shard of a model, where they are known.
+    """
     with database.reading(engine) as connection:
         shards = {row.model: int(row.shards) for row in connection.execute(outstanding())}
         full = [model for model, count in shards.items() if count >= window]
-        candidates = [_candidate(row, now) for row in connection.execute(with_queued(now, full))]
+        lags = {model: count * typical.get(model, UNKNOWN_SECONDS) for model, count in shards.items()}
+        candidates = [
+            _candidate(row, now, lags.get(row.model, 0.0)) for row in connection.execute(with_queued(now, full))
+        ]
     return candidates, shards
 
 
-def _candidate(row: Row[*tuple[Any, ...]], now: float) -> Candidate:
+def _candidate(row: Row[*tuple[Any, ...]], now: float, lag: float) -> Candidate:
     speed = measured(row)
     per_shard = min(row.items / max(1, row.shard_count), RECUT_FACTOR * (speed.shard_items() or row.items))
     offer = Offer(
@@ -226,6 +242,7 @@ def _candidate(row: Row[*tuple[Any, ...]], now: float) -> Candidate:
             now,
             predicted_finish_at=row.predicted_finish_at,
             earliest_finish_at=row.earliest_finish_at,
+            lag=lag,
         ),
     )
     return Candidate(offer, row.queued, row.manifest_version > 1, speed)

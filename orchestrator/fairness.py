@@ -71,15 +71,24 @@ class Offer:
 
 
 def standing(
-    deadline_at: float | None, now: float, *, predicted_finish_at: float | None, earliest_finish_at: float | None
+    deadline_at: float | None,
+    now: float,
+    *,
+    predicted_finish_at: float | None,
+    earliest_finish_at: float | None,
+    lag: float,
 ) -> Standing:
-    """How a job stands to its deadline; the predictions are those of `orchestrator.forecasts`, where it made some."""
+    """How a job stands to its deadline; the predictions are those of `orchestrator.forecasts`, where it made some.
+
+    `lag` is how long a shard that is chosen now waits for those that were chosen before it. A prediction knows nothing
+    of it, and a small job would jump too late.
+    """
     if deadline_at is None:
         return Standing.FREE
     left = deadline_at - now
     if left <= 0 or (earliest_finish_at is not None and earliest_finish_at - now > _HOPELESS * left):
         return Standing.HOPELESS
-    if predicted_finish_at is not None and predicted_finish_at - now > _LATE * left:
+    if predicted_finish_at is not None and predicted_finish_at - now + lag > _LATE * left:
         return Standing.LATE
     return Standing.DATED
 

@@ -180,7 +180,7 @@ def test_two_dispatchers_share_the_shards_out(engine: Engine, clock: ManualClock
 
 def test_a_pause_between_look_and_take_is_obeyed(engine: Engine, clock: ManualClock) -> None:
     job = planned_job(engine, clock)
-    candidates, _ = dispatch.look(engine, clock(), 32)
+    candidates, _ = dispatch.look(engine, clock(), 32, {})
     assert [candidate.job for candidate in candidates] == [job]
     Jobs(engine, clock).pause(job)
     assert dispatch.take(engine, job, 10, now=clock()) == []

@@ -151,6 +151,7 @@ class Night:
                     self.now,
                     predicted_finish_at=finishes.get(job.name),
                     earliest_finish_at=self.now + job.left,
+                    lag=sum(running.charged for running in self._running),
                 ),
             )
             self._offers.setdefault(job.tenant, []).append(offer)

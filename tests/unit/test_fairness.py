@@ -256,18 +256,19 @@ def test_a_tenant_without_weight_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("deadline", "predicted", "earliest", "found"),
+    ("deadline", "predicted", "earliest", "lag", "found"),
     [
-        (None, 50.0, 50.0, Standing.FREE),
-        (200.0, None, None, Standing.DATED),
-        (200.0, 150.0, 120.0, Standing.DATED),
-        (200.0, 195.0, 120.0, Standing.LATE),
-        (200.0, 900.0, 215.0, Standing.LATE),
-        (200.0, 900.0, 225.0, Standing.HOPELESS),
-        (100.0, None, None, Standing.HOPELESS),
+        (None, 50.0, 50.0, 0.0, Standing.FREE),
+        (200.0, None, None, 0.0, Standing.DATED),
+        (200.0, 150.0, 120.0, 30.0, Standing.DATED),
+        (200.0, 150.0, 120.0, 50.0, Standing.LATE),
+        (200.0, 195.0, 120.0, 0.0, Standing.LATE),
+        (200.0, 900.0, 215.0, 0.0, Standing.LATE),
+        (200.0, 900.0, 225.0, 0.0, Standing.HOPELESS),
+        (100.0, None, None, 0.0, Standing.HOPELESS),
     ],
 )
 def test_how_a_job_stands_to_its_deadline(
-    deadline: float | None, predicted: float | None, earliest: float | None, found: Standing
+    deadline: float | None, predicted: float | None, earliest: float | None, lag: float, found: Standing
 ) -> None:
-    assert standing(deadline, 100.0, predicted_finish_at=predicted, earliest_finish_at=earliest) is found
+    assert standing(deadline, 100.0, predicted_finish_at=predicted, earliest_finish_at=earliest, lag=lag) is found
