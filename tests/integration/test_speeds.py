@@ -203,3 +203,10 @@ def test_large_jobs_are_counted_less_often(engine: Engine, clock: ManualClock) -
     clock.advance(60.0)
     forecaster.step()
     assert Jobs(engine, clock).get(job).predicted_finish_at == pytest.approx(clock())
+
+
+def test_shards_are_measured_as_they_end(engine: Engine, clock: ManualClock) -> None:
+    job = started(engine, clock, shards=4, size=10)
+    finish_all(engine, clock, job)
+    found = measured(engine, job)
+    assert (found.own_shards, found.per_item) == (4, 0.2)

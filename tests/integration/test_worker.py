@@ -219,7 +219,7 @@ def test_an_engine_that_hangs_is_found_and_replaced_and_keeps_what_had_ended(
 def test_a_shard_that_is_to_run_alone_waits_for_the_others(
     running: Any, orchestrator: Orchestrator, folder_url: str
 ) -> None:
-    orchestrator.publisher.shard(shard(0, delay_ms=1000))
+    orchestrator.publisher.shard(shard(0, delay_ms=4000))
     orchestrator.until(lambda r: r.phase == "generating")
     alone = msgspec.structs.replace(shard(1, crash_on=[23]), alone=True)
     orchestrator.publisher.shard(alone)
