@@ -1,25 +1,41 @@
 """Offers shards to the workers: marks them dispatched, commits, and only then publishes.
 
 What was committed and not published, or published and lost with Redis, is published again by the reaper. Only a window
-of shards per model is outstanding at one time: which shard is next stays SQL's to say.
+of shards per model is outstanding at one time: what there is to offer stays SQL's to say, and whose is next is said by
+`orchestrator.fairness`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
-from sqlalchemy import Connection, Engine, Select, func, select
+from sqlalchemy import Connection, Engine, Row, Select, func, select
 
-from orchestrator import database, guards
+from orchestrator import database, endings, guards
+from orchestrator.fairness import FairQueue, Offer, standing
 from orchestrator.lifecycle import SHARD_OUTSTANDING, JobStatus, ShardStatus
+from orchestrator.speeds import (
+    COLUMNS,
+    RECUT_FACTOR,
+    TARGET_SECONDS,
+    UNKNOWN_SECONDS,
+    Measured,
+    items_in,
+    joined,
+    measured,
+    slowest_running,
+)
 from orchestrator.tables import Execution, Job, Shard
 from workers.contracts import ShardTask, SourceRange, TextWork, part_key
 
-JOBS_AT_ONCE = 200
-"""Jobs looked at in one round; the rest have their turn when these have nothing left to offer."""
+JOBS_AT_ONCE = 10_000
+"""Jobs looked at in one round, the oldest; the others have their turn when some of these have nothing left to offer."""
+SEEN_AT_ONCE = 8
+"""Queued shards of a job that are counted for a round; one that has more is asked for more when these are taken."""
 
 _works = msgspec.json.Decoder(TextWork)
 _sources: msgspec.json.Decoder[SourceRange] = msgspec.json.Decoder(SourceRange)
@@ -35,15 +51,34 @@ class Shards(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A job in progress, as the dispatcher sees it."""
+    """A job in progress that has a shard to dispatch, as the dispatcher sees it."""
 
-    job: str
-    model: str
+    offer: Offer
+    queued: int
+    """Shards that it has to dispatch, `SEEN_AT_ONCE` standing for so many or more."""
     retried: bool
+    speed: Measured
+
+    @property
+    def job(self) -> str:
+        """Its id."""
+        return self.offer.job
+
+
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    """What a tenant was charged for a shard that is outstanding."""
+
+    tenant: str
+    model: str
+    seconds: float
+    overlap: float
 
 
 class Dispatcher:
     """One scheduler's dispatcher.
+
+    Who had how much is remembered here alone, and lost with the process: see `orchestrator.fairness`.
 
     Args:
         engine: The database.
@@ -51,6 +86,7 @@ class Dispatcher:
         forget_stop: Called with a job that was ended and taken up again, before its shards are offered.
         window: Shards of one model that may be outstanding.
         clock: Seconds since the epoch.
+        weights: Of tenants; 1 where none is given.
     """
 
     def __init__(
@@ -61,12 +97,15 @@ class Dispatcher:
         forget_stop: Callable[[str], None],
         window: int,
         clock: Callable[[], float],
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self._engine = engine
         self._shards = shards
         self._forget_stop = forget_stop
         self._window = window
         self._clock = clock
+        self._queue = FairQueue(weights)
+        self._charges: dict[tuple[str, int, int], _Charge] = {}
 
     def step(self) -> int:
         """Offer as many shards as the windows have room for; returns how many.
@@ -74,46 +113,170 @@ class Dispatcher:
         Raises:
             BrokerError: Redis cannot be reached. The shards stay dispatched, and are published again later.
         """
+        self._settle()
+        candidates, shards = look(self._engine, self._clock(), self._window, self._typical())
+        by_job = {candidate.job: candidate for candidate in candidates}
         offered = 0
-        candidates, shards = look(self._engine, self._clock())
-        for candidate in candidates:
-            room = self._window - shards.get(candidate.model, 0)
-            if room <= 0:
-                continue
-            taken = take(self._engine, candidate.job, room, now=self._clock())
-            if not taken:
-                continue
-            shards[candidate.model] = shards.get(candidate.model, 0) + len(taken)
-            if candidate.retried:
-                self._forget_stop(candidate.job)
-            for task in taken:
-                self._shards.shard(task)
-            offered += len(taken)
+        while turns := self._turns(by_job, shards):
+            taken = {job: self._take(by_job[job], count) for job, count in Counter(turns).items()}
+            for job, tasks in taken.items():
+                model = by_job[job].offer.model
+                shards[model] = shards.get(model, 0) + len(tasks)
+                offered += len(tasks)
+            retried = [job for job, tasks in taken.items() if tasks and by_job[job].retried]
+            for job, count in Counter(turns).items():
+                # Another dispatcher may have been first.
+                if by_job[job].queued < SEEN_AT_ONCE or len(taken[job]) < count:
+                    del by_job[job]
+            for job in retried:
+                self._forget_stop(job)
+            waiting = {job: iter(tasks) for job, tasks in taken.items()}
+            for job in turns:
+                task = next(waiting[job], None)
+                if task is not None:
+                    self._shards.shard(task)
         return offered
 
+    def _typical(self) -> dict[str, float]:
+        """Engine-seconds of an outstanding shard of each model, on average."""
+        charged: dict[str, list[float]] = {}
+        for charge in self._charges.values():
+            charged.setdefault(charge.model, []).append(charge.seconds)
+        return {model: sum(seconds) / len(seconds) for model, seconds in charged.items()}
 
-def look(engine: Engine, now: float) -> tuple[Sequence[Candidate], dict[str, int]]:
-    """Jobs that have a shard to dispatch, in order; and the outstanding shards of each model."""
+    def _turns(self, by_job: Mapping[str, Candidate], shards: Mapping[str, int]) -> list[str]:
+        """Jobs in the order in which their shards are to be offered, until the windows are full."""
+        room = {
+            model: self._window - shards.get(model, 0)
+            for model in {candidate.offer.model for candidate in by_job.values()}
+        }
+        in_use = {model for model, count in shards.items() if count > 0}
+        offers: dict[str, list[Offer]] = {}
+        for candidate in by_job.values():
+            if room[candidate.offer.model] > 0:
+                offers.setdefault(candidate.offer.tenant, []).append(candidate.offer)
+        turns: list[str] = []
+        had: Counter[str] = Counter()
+        while offers:
+            chosen = self._queue.choose(offers, in_use)
+            turns.append(chosen.job)
+            in_use.add(chosen.model)
+            had[chosen.job] += 1
+            room[chosen.model] -= 1
+            if room[chosen.model] == 0:
+                offers = {tenant: [offer for offer in of if room[offer.model] > 0] for tenant, of in offers.items()}
+            elif had[chosen.job] == by_job[chosen.job].queued:
+                offers[chosen.tenant] = [offer for offer in offers[chosen.tenant] if offer.job != chosen.job]
+            else:
+                continue
+            offers = {tenant: of for tenant, of in offers.items() if of}
+        return turns
+
+    def _take(self, candidate: Candidate, count: int) -> Sequence[ShardTask]:
+        """Take shards of a job, and correct what was charged for them by how large they are."""
+        offer, speed = candidate.offer, candidate.speed
+        tasks = take(self._engine, offer.job, count, now=self._clock(), per_item=speed.per_item)
+        total = 0.0
+        for task in tasks:
+            seconds = speed.engine_seconds(task.count) or UNKNOWN_SECONDS
+            total += seconds
+            self._charges[task.job, task.shard, task.token] = _Charge(offer.tenant, offer.model, seconds, speed.overlap)
+        self._queue.settle(offer.tenant, offer.job, total - count * offer.seconds)
+        return tasks
+
+    def _settle(self) -> None:
+        """Charge what shards took that have ended since; one that never ran is not charged."""
+        if not self._charges:
+            return
+        numbers: dict[str, list[int]] = {}
+        for job, number, _ in self._charges:
+            numbers.setdefault(job, []).append(number)
+        with database.reading(self._engine) as connection:
+            rows = {
+                (job, row.number): row
+                for job, of_job in numbers.items()
+                for row in connection.execute(charged_shards(job, of_job))
+            }
+        for key, charge in list(self._charges.items()):
+            job, number, token = key
+            row = rows.get((job, number))
+            if row is not None and row.token == token and ShardStatus(row.status) in SHARD_OUTSTANDING:
+                continue
+            del self._charges[key]
+            if row is None or row.started_at is None:
+                self._queue.settle(charge.tenant, job, -charge.seconds)
+            elif row.token == token and row.status == ShardStatus.DONE and row.generate_seconds > 0:
+                self._queue.settle(charge.tenant, job, row.generate_seconds * charge.overlap - charge.seconds)
+
+
+def look(
+    engine: Engine, now: float, window: int, typical: Mapping[str, float]
+) -> tuple[Sequence[Candidate], dict[str, int]]:
+    """Jobs that have a shard to dispatch and whose model has room, the oldest first; shards outstanding by model.
+
+    `typical` has the engine-seconds of an outstanding shard of a model, where they are known.
+    """
     with database.reading(engine) as connection:
+        shards = {row.model: int(row.shards) for row in connection.execute(outstanding())}
+        full = [model for model, count in shards.items() if count >= window]
+        lags = {model: count * typical.get(model, UNKNOWN_SECONDS) for model, count in shards.items()}
         candidates = [
-            Candidate(row.id, row.model, row.manifest_version > 1) for row in connection.execute(with_queued(now))
+            _candidate(row, now, lags.get(row.model, 0.0)) for row in connection.execute(with_queued(now, full))
         ]
-        shards = {row.model: int(row.shards) for row in connection.execute(outstanding())} if candidates else {}
     return candidates, shards
 
 
-def with_queued(now: float) -> Select[str, str, int]:
-    """Jobs that have a shard to dispatch: the most urgent first, then the nearest deadline, then the oldest."""
+def _candidate(row: Row[*tuple[Any, ...]], now: float, lag: float) -> Candidate:
+    speed = measured(row)
+    per_shard = min(row.items / max(1, row.shard_count), RECUT_FACTOR * (speed.shard_items() or row.items))
+    offer = Offer(
+        job=row.id,
+        tenant=row.tenant,
+        model=row.model,
+        priority=row.priority,
+        created_at=row.created_at,
+        seconds=speed.engine_seconds(per_shard) or UNKNOWN_SECONDS,
+        deadline_at=row.deadline_at,
+        standing=standing(
+            row.deadline_at,
+            now,
+            predicted_finish_at=row.predicted_finish_at,
+            earliest_finish_at=row.earliest_finish_at,
+            lag=lag,
+        ),
+    )
+    return Candidate(offer, row.queued, row.manifest_version > 1, speed)
+
+
+def with_queued(now: float, full: Sequence[str] = ()) -> Select[*tuple[Any, ...]]:
+    """Jobs that have a shard to dispatch, the oldest first, but for those whose model is `full`."""
+    waiting = (
+        select(Shard.number)
+        .where(Shard.job_id == Job.id, Shard.status == ShardStatus.QUEUED.value, Shard.available_at <= now)
+        .correlate(Job)
+    )
+    some = waiting.limit(SEEN_AT_ONCE).subquery()
     return (
-        select(Job.id, Job.model, Job.manifest_version)
-        .where(Job.status == JobStatus.IN_PROGRESS.value)
-        .where(
-            select(Shard.number)
-            .where(Shard.job_id == Job.id, Shard.status == ShardStatus.QUEUED.value, Shard.available_at <= now)
-            .exists()
+        joined(
+            select(
+                Job.id,
+                select(func.count()).select_from(some).scalar_subquery().label("queued"),
+                Job.tenant,
+                Job.model,
+                Job.priority,
+                Job.items.label("items"),
+                Job.shard_count,
+                Job.created_at,
+                Job.deadline_at,
+                Job.predicted_finish_at,
+                Job.earliest_finish_at,
+                Job.manifest_version,
+                *COLUMNS,
+            )
         )
-        # A job without a deadline comes after those with one, on both databases.
-        .order_by(Job.priority, Job.deadline_at.is_(None), Job.deadline_at, Job.created_at)
+        .where(Job.status == JobStatus.IN_PROGRESS.value, Job.model.not_in(full))
+        .where(waiting.exists())
+        .order_by(Job.created_at, Job.id)
         .limit(JOBS_AT_ONCE)
     )
 
@@ -128,42 +291,75 @@ def outstanding() -> Select[str, int]:
     )
 
 
-def take(engine: Engine, job_id: str, limit: int, *, now: float) -> Sequence[ShardTask]:
-    """Mark at most `limit` queued shards of a job dispatched, in order; the messages to publish once this returns."""
+def charged_shards(job_id: str, numbers: Sequence[int]) -> Select[int, int, str, float | None, float]:
+    """What became of shards of a job."""
+    return select(Shard.number, Shard.token, Shard.status, Shard.started_at, Shard.generate_seconds).where(
+        Shard.job_id == job_id, Shard.number.in_(numbers)
+    )
+
+
+def take(engine: Engine, job_id: str, limit: int, *, now: float, per_item: float | None = None) -> Sequence[ShardTask]:
+    """Mark at most `limit` queued shards of a job dispatched, in order; the messages to publish once this returns.
+
+    Args:
+        engine: The database.
+        job_id: The job.
+        limit: Shards at most.
+        now: Seconds since the epoch.
+        per_item: Seconds of a shard, as shards run, for an item, where it is known. A shard that would take much too
+            long is cut, and only its first piece is offered now.
+    """
 
     def work(connection: Connection) -> Sequence[ShardTask]:
+        running = slowest_running(connection, job_id)
+        known = [seconds for seconds in (per_item, running) if seconds is not None]
+        size = items_in(TARGET_SECONDS, max(known)) if known else None
+        # A job's own row is only written where a shard is cut.
+        cuts = size is not None and connection.execute(oversize(job_id, now, limit, size)).first() is not None
         # Holds off a cancellation or pause until we have committed.
         job = connection.execute(
-            select(Job.work)
+            select(Job.id)
             .where(Job.id == job_id, Job.status == JobStatus.IN_PROGRESS.value)
-            .with_for_update(read=True)
+            .with_for_update(read=not cuts)
         ).first()
         if job is None:
             return []
-        chosen = [row.number for row in connection.execute(queued(job_id, now, limit))]
+        chosen = connection.execute(queued(job_id, now, limit)).all()
         if not chosen:
             return []
+        for shard in chosen if cuts else ():
+            if size is not None and shard.token == 0 and shard.items > RECUT_FACTOR * size:
+                endings.split(connection, job_id, shard.number, keep=size)
+        numbers = [shard.number for shard in chosen]
         guards.move_shards(
             connection,
             job_id,
             {ShardStatus.QUEUED},
             ShardStatus.DISPATCHED,
-            Shard.number.in_(chosen),
+            Shard.number.in_(numbers),
             values={"token": Shard.token + 1, "sequence": 0},
         )
-        return tasks(connection, job_id, chosen)
+        return tasks(connection, job_id, numbers)
 
     return database.write(engine, work)
 
 
-def queued(job_id: str, now: float, limit: int) -> Select[int]:
-    """Numbers of the shards that are next. Two dispatchers on PostgreSQL pass over each other's."""
+def queued(job_id: str, now: float, limit: int) -> Select[int, int, int]:
+    """The shards that are next. Two dispatchers on PostgreSQL pass over each other's."""
+    return _next(job_id, now).limit(limit).with_for_update(skip_locked=True)
+
+
+def oversize(job_id: str, now: float, limit: int, size: int) -> Select[int]:
+    """Those of the next shards that are much too large. One that was tried keeps its size: a part may yet come."""
+    following = _next(job_id, now).limit(limit).subquery()
+    return select(following.c.number).where(following.c.token == 0, following.c["items"] > RECUT_FACTOR * size)
+
+
+def _next(job_id: str, now: float) -> Select[int, int, int]:
     return (
-        select(Shard.number)
+        select(Shard.number, Shard.token, Shard.count.label("items"))
         .where(Shard.job_id == job_id, Shard.status == ShardStatus.QUEUED.value, Shard.available_at <= now)
         .order_by(Shard.first)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
     )
 
 

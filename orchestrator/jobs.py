@@ -15,11 +15,12 @@ from sqlalchemy import Connection, Engine, Row, case, delete, insert, null, sele
 from sqlalchemy.exc import IntegrityError
 from ulid import ULID
 
-from orchestrator import database, guards
+from orchestrator import database, guards, removals
 from orchestrator.deadlines import resolve_deadline
 from orchestrator.endings import NO_FIGURES
 from orchestrator.lifecycle import JOB_LIVE, JOB_RETRYABLE, SHARD_WAITING, JobStatus, ShardStatus
 from orchestrator.spec import JobSpec, parse_job
+from orchestrator.spec_error import SpecError
 from orchestrator.sums import sum_shards
 from orchestrator.tables import Job, Shard
 from orchestrator.views import PRIORITIES, JobView, view_job
@@ -53,9 +54,10 @@ class Jobs:
 
         Raises:
             ConflictError: the key was used for another spec.
-            SpecError: the deadline is not after now.
+            SpecError: the deadline is not after now, or the upload that it names was removed.
         """
         now = self._clock()
+        upload = removals.upload_prefix(spec.source.file)
         text, digest = _stored(spec)
         deadline = None
         if spec.deadline is not None:
@@ -72,6 +74,7 @@ class Jobs:
             "spec": text,
             "spec_digest": digest,
             "idempotency_key": idempotency_key,
+            "upload": upload,
             "status": JobStatus.VALIDATING.value,
             "generation": 1,
             "planner_beat": 0,
@@ -83,8 +86,15 @@ class Jobs:
             "deadline_at": deadline,
             "manifest_version": 1,
         }
+
+        def work(connection: Connection) -> None:
+            if upload is not None and removals.is_removed(connection, upload):
+                message = "this upload is gone: none is kept for more than a day without a job; upload the file again"
+                raise SpecError(message, param="source.file", code="invalid_source")
+            connection.execute(insert(Job).values(values))
+
         try:
-            database.write(self.engine, lambda connection: connection.execute(insert(Job).values(values)))
+            database.write(self.engine, work)
         except IntegrityError:
             # Another request with this key was a moment earlier.
             if idempotency_key is not None and (earlier := self._by_key(tenant, idempotency_key, digest)):

@@ -1,7 +1,16 @@
-"""`manifest.json`: the versioned list of a job's winning parts, and of the items that were never run."""
+"""`manifest.json`: the versioned list of a job's winning parts, and of the items that were never run.
+
+Its content follows from the job's version alone: it is written when no shard is open any more, and only a retry, which
+makes the next version, opens one again. So two writers of one version do each other no harm. One that was held up until
+a later version was written would, and not every store can refuse it. Hence each looks, once it has written, whether the
+job has ended anew meanwhile, and if so writes again. Whoever ends a later version after that look reads what it writes
+after it, too, and so writes last. For a writer that dies before its look, the collector looks later (`mend_manifest`).
+Only while a retry is at work may the manifest be of any earlier version.
+"""
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
@@ -10,16 +19,18 @@ import orjson
 from sqlalchemy import Connection, Engine, Row, Select, select
 
 from orchestrator import database
-from orchestrator.lifecycle import ShardStatus
+from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, JobStatus, ShardStatus
 from orchestrator.sums import sum_shards
 from orchestrator.tables import Job, Shard
 from orchestrator.totals import Totals
 from orchestrator.views import JobView, view_job
-from workers.store import ObjectStore
+from workers.store import MissingObjectError, ObjectStore
 
 MANIFEST_SCHEMA = 1
 PAGE = 1000
 MEMORY_BYTES = 8 << 20
+_HEAD = re.compile(rb'\{"manifest":\d+,"version":(\d+),')
+_HEAD_BYTES = 64
 
 
 def manifest_key(job_id: str) -> str:
@@ -28,15 +39,50 @@ def manifest_key(job_id: str) -> str:
 
 
 def write_manifest(engine: Engine, store: ObjectStore, job_id: str) -> Totals:
-    """Write the manifest of a job whose shards have all ended, in constant memory; the totals that it states."""
+    """Write the manifest of a job whose shards have all ended, in constant memory; the totals that it states.
+
+    Where the job goes on meanwhile these are out of date, and nothing may be frozen by them.
+    """
+    while True:
+        with database.reading(engine) as connection:
+            row = connection.execute(select(*Job.__table__.columns).where(Job.id == job_id)).first()
+            totals = sum_shards(connection, [job_id]).get(job_id, Totals())
+        if row is None or not SHARD_OPEN.isdisjoint(totals.shards):
+            return totals  # it was removed, or is another's to write once its shards have ended
+        with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as file:
+            _write(file, engine, row, view_job(row, totals))
+            file.seek(0)
+            if ended_version(engine, job_id) != row.manifest_version:
+                return totals
+            store.put_stream(manifest_key(job_id), file, content_type="application/json")
+        if ended_version(engine, job_id) in {row.manifest_version, None}:
+            return totals
+
+
+def mend_manifest(engine: Engine, store: ObjectStore, job_id: str) -> bool:
+    """Write the manifest of an ended job again where the one that is there is of another version; whether it was so."""
+    version = ended_version(engine, job_id)
+    if version is None or written_version(store, job_id) == version:
+        return False
+    write_manifest(engine, store, job_id)
+    return True
+
+
+def written_version(store: ObjectStore, job_id: str) -> int | None:
+    """The version of the manifest in the store; None where there is none."""
+    try:
+        head = _HEAD.match(store.get(manifest_key(job_id), length=_HEAD_BYTES))
+    except MissingObjectError:
+        return None
+    return None if head is None else int(head[1])
+
+
+def ended_version(engine: Engine, job_id: str) -> int | None:
+    """The manifest version of a job that has ended or is about to; None where a retry is at work, or it is gone."""
+    statement = select(Job.status, Job.manifest_version).where(Job.id == job_id)
     with database.reading(engine) as connection:
-        row = connection.execute(select(*Job.__table__.columns).where(Job.id == job_id)).one()
-        totals = sum_shards(connection, [job_id]).get(job_id, Totals())
-    with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as file:
-        _write(file, engine, row, view_job(row, totals))
-        file.seek(0)
-        store.put_stream(manifest_key(job_id), file, content_type="application/json")
-    return totals
+        row = connection.execute(statement).first()
+    return None if row is None or JobStatus(row.status) in JOB_LIVE else int(row.manifest_version)
 
 
 def shard_page(connection: Connection, job_id: str, after: int) -> list[Row]:  # type: ignore[type-arg]

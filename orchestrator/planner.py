@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from ulid import ULID
 
-from orchestrator import claims, database
+from orchestrator import claims, database, speeds
 from orchestrator.claims import NewShard, Waiting
 from orchestrator.finalize import staged_prefix
 from orchestrator.jobs import Jobs, UnknownJobError
@@ -155,7 +155,9 @@ class Planner:
                 raise _ClaimLostError
             waiting[:] = [_new(shard) for shard in shards]
 
-        summary: PlanSummary = plan(spec, open_source(spec, self._store), staging, on_shards=take)
+        size = speeds.prepare(self._engine, job_id, spec)
+        source = open_source(spec, self._store)
+        summary: PlanSummary = plan(spec, source, staging, on_shards=take, items_per_shard=size)
         finished = claims.finish(
             self._engine,
             job_id,

@@ -17,7 +17,7 @@ from enum import StrEnum
 from sqlalchemy import Connection, Engine, select
 
 from models.errors import FailureKind
-from orchestrator import database, endings
+from orchestrator import database, endings, speeds
 from orchestrator.endings import JobState, ShardState
 from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, JobStatus, ShardStatus
 from orchestrator.tables import Shard
@@ -241,6 +241,9 @@ def _apply_one(
             done = endings.finish(connection, shard, report.part, values, now)
             if done:
                 endings.end_execution(connection, report, "finished", now)
+                if shard.carry_from is None:  # of one that carried over, nobody says how many it generated
+                    seconds = report.timings.generate
+                    speeds.record(connection, shard.job, items=shard.count, seconds=seconds, now=now)
         case Step.FAIL | Step.HAND_BACK:
             return _end(connection, shard, report, now, chance)
         case Step.KNOWN | Step.STOP:

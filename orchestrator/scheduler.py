@@ -1,7 +1,8 @@
-"""The scheduler: plans jobs, dispatches shards, judges leases, ends jobs. Run as `python -m orchestrator.scheduler`.
+"""The scheduler: plans jobs, dispatches shards, judges leases, ends jobs, and tidies up after them.
 
-Several may run beside each other: all that they do are guarded writes. Planning has threads of its own, so that a long
-source holds up nothing else. The loops wait for a wake-up in Redis, and look by themselves where none comes.
+Run as `python -m orchestrator.scheduler`. Several may run beside each other: all that they do are guarded writes.
+Planning has threads of its own, so that a long source holds up nothing else. The loops wait for a wake-up in Redis, and
+look by themselves where none comes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from ulid import ULID
 
 from orchestrator import database
 from orchestrator.chores import Chore
+from orchestrator.collector import COLLECT_SECONDS, Collector
 from orchestrator.dispatch import Dispatcher
 from orchestrator.finalize import Finaliser
+from orchestrator.forecasts import Forecaster
 from orchestrator.planner import Planner
 from orchestrator.reaper import Reaper
 from orchestrator.settings import Settings
@@ -66,7 +69,19 @@ class Scheduler:
             Chore("reaper", self._reaper.step, clock=time.monotonic, every=min(1.0, settings.lease_seconds / 10)),
         ]
         # These wait for the store, and must hold up neither dispatch nor each other.
-        self._threads = [self._thread("finaliser", Finaliser(engine, store, hints, clock=time.time).step)]
+        collector = Collector(
+            engine,
+            store,
+            lease_seconds=settings.lease_seconds,
+            retention_days=settings.retention_days,
+            clock=time.time,
+        )
+        self._threads = [
+            self._thread("finaliser", Finaliser(engine, store, hints, clock=time.time).step),
+            # This one counts shards, of large jobs for a while.
+            self._thread("forecaster", Forecaster(engine, clock=time.time).step),
+            self._thread("collector", collector.step, every=COLLECT_SECONDS),
+        ]
         for number in range(PLANNERS):
             planner = Planner(
                 engine, store, wake=self._wake, stop=self._stop, clock=time.time, monotonic=time.monotonic
@@ -114,11 +129,11 @@ class Scheduler:
         except BrokerError as error:
             logger.debug("a wake-up was lost, and the loop looks by itself: %s", error)
 
-    def _thread(self, name: str, step: Callable[[], int]) -> threading.Thread:
+    def _thread(self, name: str, step: Callable[[], int], *, every: float = 0.0) -> threading.Thread:
         """A thread for one chore; a bug in it ends the whole scheduler, rather than leave it half alive."""
         bell = threading.Event()
         self._bells.append(bell)
-        chore = Chore(name, step, clock=time.monotonic)
+        chore = Chore(name, step, clock=time.monotonic, every=every)
 
         def loop() -> None:
             try:

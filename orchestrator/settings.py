@@ -22,6 +22,8 @@ class Settings(WorkerSettings):
     """Sent and asked for as a bearer token. Empty: none is asked for."""
     dispatch_window: Annotated[int, Field(ge=1, le=10_000)] = 32
     """Shards of one model that wait in Redis or run at one time."""
+    retention_days: Annotated[float, Field(ge=0, le=36_500)] = 0.0
+    """Jobs that ended longer ago are removed with their results. 0: jobs are kept for ever."""
 
     @field_validator("database_url")
     @classmethod

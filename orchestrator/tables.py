@@ -16,10 +16,12 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ID_LENGTH = 26  # a ULID
+_UNSWEPT = "swept < generation"
 
 
 class Base(DeclarativeBase):
@@ -45,6 +47,9 @@ class Job(Base):
         UniqueConstraint("tenant", "idempotency_key"),
         # The dispatcher's order; also serves every look for jobs of one status.
         Index("jobs_dispatch_order", "status", "priority", "deadline_at", "created_at"),
+        Index("jobs_by_end", "finished_at"),
+        Index("jobs_by_upload", "upload"),
+        Index("jobs_unswept", "finished_at", sqlite_where=text(_UNSWEPT), postgresql_where=text(_UNSWEPT)),
     )
 
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
@@ -60,6 +65,8 @@ class Job(Base):
     spec_digest: Mapped[str]
     """`sha256:` and the digest of `spec`."""
     idempotency_key: Mapped[str | None]
+    upload: Mapped[str | None]
+    """Prefix in the store of the upload that it reads, where it reads one."""
 
     status: Mapped[str]
     outcome: Mapped[str | None]
@@ -87,10 +94,20 @@ class Job(Base):
     deadline_at: Mapped[float | None]
     finished_at: Mapped[float | None]
 
+    predicted_finish_at: Mapped[float | None]
+    """As `orchestrator.forecasts` last saw it; of no meaning once the job is not in progress."""
+    earliest_finish_at: Mapped[float | None]
+    """The same, if from then on it had the engines for itself."""
+    first_prediction: Mapped[float | None]
+    """The `predicted_finish_at` of its first run that came first, kept to be compared with what came of it."""
+    first_predicted_at: Mapped[float | None]
+
     manifest_version: Mapped[int]
     """Grows with every retry."""
     totals: Mapped[str | None]
     """Frozen by the finaliser: orchestrator.totals.Totals as JSON."""
+    swept: Mapped[int]
+    """The generation whose losing parts have been collected; 0 where none have."""
 
 
 class Shard(Base):
@@ -186,3 +203,53 @@ class Probe(Base):
     reaper: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[int]
     applied_at: Mapped[float]
+
+
+class Speed(Base):
+    """How fast a model is at one shape of work. Sums decay: `orchestrator.speeds`."""
+
+    __tablename__ = "speeds"
+
+    model: Mapped[str] = mapped_column(primary_key=True)
+    engine: Mapped[str] = mapped_column(primary_key=True)
+    shape: Mapped[str] = mapped_column(primary_key=True)
+    items: Mapped[float]
+    seconds: Mapped[float]
+    """Of the shards that these items were in, as they ran."""
+
+
+class JobSpeed(Base):
+    """The same of one job alone."""
+
+    __tablename__ = "job_speeds"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    shape: Mapped[str]
+    shards: Mapped[int]
+    """How many were measured, in all."""
+    items: Mapped[float]
+    seconds: Mapped[float]
+
+
+class EngineUse(Base):
+    """How long a model was busy, and how long its shards took meanwhile, added up. Both decay alike."""
+
+    __tablename__ = "engine_use"
+
+    model: Mapped[str] = mapped_column(primary_key=True)
+    engine: Mapped[str] = mapped_column(primary_key=True)
+    busy_seconds: Mapped[float]
+    shard_seconds: Mapped[float]
+    ended_at: Mapped[float]
+    """When the last of them ended."""
+
+
+class Removal(Base):
+    """A prefix of the store that is to be emptied: see `orchestrator.removals`."""
+
+    __tablename__ = "removals"
+
+    prefix: Mapped[str] = mapped_column(primary_key=True)
+    decided_at: Mapped[float]
+    due_at: Mapped[float]
+    """When it is emptied next."""

@@ -32,6 +32,17 @@ class JobError(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return msgspec.json.encode(self).decode()
 
 
+class Prediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a job was expected to be done, and when that was said. Seconds since the epoch."""
+
+    made_at: float
+    finish_at: float
+
+    def off_by(self, finished_at: float) -> float:
+        """How far it was off, as a part of the time that it looked ahead: above 0 where the job took longer."""
+        return (finished_at - self.finish_at) / max(1.0, finished_at - self.made_at)
+
+
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """A job at one moment. Times are seconds since the epoch; figures of a job that ended are frozen."""
 
@@ -70,6 +81,10 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     manifest_version: int
     generation: int
     """Grows with every change of status."""
+    predicted_finish_at: float | None = None
+    """While it is in progress, and how fast it is is known."""
+    first_prediction: Prediction | None = None
+    """The first that was made in its first run, once it had run for a little."""
 
     @property
     def ended(self) -> bool:
@@ -86,6 +101,7 @@ def view_job(row: Row, live: Totals | None) -> JobView:  # type: ignore[type-arg
     """The view of a row; `live` is the sum over its shards, for a job whose totals are not frozen."""
     totals = live or Totals() if row.totals is None else msgspec.json.decode(row.totals, type=Totals)
     spec = orjson.loads(row.spec)
+    first = None if row.first_prediction is None else Prediction(row.first_predicted_at, row.first_prediction)
     return JobView(
         id=row.id,
         name=row.name,
@@ -113,4 +129,6 @@ def view_job(row: Row, live: Totals | None) -> JobView:  # type: ignore[type-arg
         metadata=spec.get("metadata", {}),
         manifest_version=row.manifest_version,
         generation=row.generation,
+        predicted_finish_at=row.predicted_finish_at if row.status == JobStatus.IN_PROGRESS else None,
+        first_prediction=first,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Literal
 
@@ -20,6 +21,12 @@ from workers.sources import read_rows
 from workers.store import MissingObjectError, ObjectStore, StoreError
 
 logger = logging.getLogger(__name__)
+WRITE_SECONDS = 90.0
+"""How long a finished shard tries to write its part. A store that is away mostly comes back within a minute; to write
+again costs next to nothing, to generate again what the shard cost."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 10.0
+"""Bounds of the pause between two tries, which doubles: exponential backoff with full jitter, as for shards."""
 SALVAGE_SECONDS = 10.0
 """How long an interrupted execution tries to keep what it has: whoever interrupted it waits."""
 Phase = Literal["loading", "reading", "generating", "writing"]
@@ -51,10 +58,25 @@ class Execution:
 
     It generates at once, but writes its part only after `granted` is set: by then the orchestrator has said that this
     execution owns the shard.
+
+    Args:
+        task: The shard.
+        execution: Its own id.
+        store: Where rows are read and the part is left.
+        clock: Seconds that only grow.
+        sleep: Waits for so many seconds.
+        between: A random number between two; it spreads the pauses of workers whose store went away together.
     """
 
     def __init__(
-        self, task: ShardTask, execution: str, store: ObjectStore, *, clock: Callable[[], float] = time.monotonic
+        self,
+        task: ShardTask,
+        execution: str,
+        store: ObjectStore,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        between: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.task = task
         self.key = part_key(task.job, task.shard, task.token, execution)
@@ -62,6 +84,8 @@ class Execution:
         self.granted = asyncio.Event()
         self._store = store
         self._clock = clock
+        self._sleep = sleep
+        self._between = between
         self._phase: Phase = "loading"
         self._entered = clock()
         self._seconds: dict[Phase, float] = {}
@@ -103,7 +127,7 @@ class Execution:
         self._enter("writing")
         data = items.join()
         await self.granted.wait()
-        await asyncio.to_thread(self._store.put, self.key, data, content_type="application/jsonl")
+        await self._write(data)
         return describe_part(self.key, data, items.counts, items.usage)
 
     async def salvage(self) -> Part | None:
@@ -121,6 +145,23 @@ class Execution:
             logger.warning("shard %s/%s: what had ended is not kept: %s", self.task.job, self.task.shard, error)
             return None
         return describe_part(self.partial_key, data, counts, usage)
+
+    async def _write(self, data: bytes) -> None:
+        """Write the part, again and again while the store is away. Being told to stop ends it at any moment."""
+        give_up_at = self._clock() + WRITE_SECONDS
+        longest = FIRST_PAUSE
+        while True:
+            try:
+                await asyncio.to_thread(self._store.put, self.key, data, content_type="application/jsonl")
+            except StoreError as error:
+                pause = self._between(0, longest)
+                if self._clock() + pause >= give_up_at:
+                    raise
+                logger.warning("shard %s/%s: its part is written again: %s", self.task.job, self.task.shard, error)
+                await self._sleep(pause)
+                longest = min(LONGEST_PAUSE, longest * 2)
+            else:
+                return
 
     def _enter(self, phase: Phase) -> None:
         now = self._clock()

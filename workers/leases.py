@@ -28,7 +28,9 @@ RESEND_SECONDS = 1.0
 RENEWALS_PER_LEASE = 4
 OUTAGE_LEASES = 5
 """Leases for which executions go on while the broker cannot be reached."""
-PROGRESS_SECONDS = 1.0
+BEAT_SECONDS = 1.0
+"""How often actors are asked for their progress, and Redis for what is to be stopped."""
+PROGRESS_SECONDS = 2.0
 """How often counts are worth a report. A new phase or an end is reported at once."""
 EAGER_SECONDS = 0.05
 """Pause between beats while a grant or an acknowledgement is awaited."""
@@ -193,7 +195,7 @@ class LeaseKeeper:
         """Wait until the next beat is due, or for `hurry`."""
         with self.lock:
             eager = any(not lease.granted or lease.ended for lease in self._leases.values())
-        self._news.wait(EAGER_SECONDS if eager else PROGRESS_SECONDS)
+        self._news.wait(EAGER_SECONDS if eager else min(BEAT_SECONDS, self._lease_seconds / RENEWALS_PER_LEASE))
         self._news.clear()
 
     def beat(self) -> None:

@@ -263,7 +263,7 @@ class ActorPool:
         trouble = self._troubles.get(model)
         if trouble is None or trouble.tries >= LOAD_TRIES:
             return False
-        return self._clock() - trouble.failed_at < FIRST_PAUSE * 2 ** (trouble.tries - 1)
+        return self._clock() - trouble.failed_at < FIRST_PAUSE * 2.0 ** (trouble.tries - 1)
 
     def _usable(self, model: Model) -> list[_Slot]:
         return [slot for slot in self._slots if slot.model == model and slot.info is not None and not slot.draining]

@@ -2,10 +2,14 @@
 
 Only what every store can do is asked of it: whole writes, ranged reads, HEAD, listing for clean-up. No conditional
 writes, no user metadata. An object is visible whole or not at all.
+
+A store retries by itself what passes within seconds: an error of the server, a connection that broke, an answer that
+was cut off. What lasts longer is a StoreError, and its caller's to wait for.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO, Protocol
@@ -74,17 +78,33 @@ class ObjectStore(Protocol):
         """Delete an object; no error where there is none."""
         ...
 
+    def forget_unfinished(self, *, older_than: float) -> int:
+        """Drop what is left of writes that began more than `older_than` seconds ago and never ended; returns how many.
+
+        Nobody sees them, but they take up space.
+        """
+        ...
+
     def check(self) -> None:
         """Raise StoreError unless the store can be reached and written to."""
         ...
 
 
 def delete_prefix(store: ObjectStore, prefix: str) -> int:
-    """Delete every object below a prefix; returns how many there were."""
-    keys = list(store.list(prefix))
-    for key in keys:
-        store.delete(key)
-    return len(keys)
+    """Delete every object below a prefix that is listed; returns how many there were."""
+    deleted = 0
+    for keys in listed(store, prefix):
+        for key in keys:
+            store.delete(key)
+        deleted += len(keys)
+    return deleted
+
+
+def listed(store: ObjectStore, prefix: str, size: int = 500) -> Iterator[tuple[str, ...]]:
+    """Keys below a prefix in order, at most `size` at a time."""
+    keys = store.list(prefix)
+    while batch := tuple(itertools.islice(keys, size)):
+        yield batch
 
 
 def open_store(url: str) -> ObjectStore:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import IO
 from workers.store import CHUNK, ChangedObjectError, MissingObjectError, ObjectInfo, StoreError, checked_key
 
 _TEMPORARY = ".tmp-"
+_FOLDER_TRIES = 10
+"""How often the folder of a new object may be deleted, because its last object was, before there is a file in it."""
 
 
 class FolderStore:
@@ -57,10 +61,13 @@ class FolderStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         """Keys below a prefix, in order."""
-        for path in sorted(self.root.rglob("*")):
-            key = path.relative_to(self.root).as_posix()
-            if key.startswith(prefix) and path.is_file() and not path.name.startswith(_TEMPORARY):
-                yield key
+        try:
+            for path in _files(self.root / prefix.rpartition("/")[0]):
+                key = path.relative_to(self.root).as_posix()
+                if key.startswith(prefix) and not path.name.startswith(_TEMPORARY):
+                    yield key
+        except OSError as error:
+            raise self._failure("list", prefix, error) from error
 
     def delete(self, key: str) -> None:
         """Delete an object and the folders that this leaves empty."""
@@ -74,6 +81,19 @@ class FolderStore:
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.ENOENT}:
                 raise self._failure("delete", key, error) from error
+
+    def forget_unfinished(self, *, older_than: float) -> int:
+        """Delete the temporary files of writers that died."""
+        oldest = time.time() - older_than
+        forgotten = 0
+        try:
+            for path in _files(self.root):
+                if path.name.startswith(_TEMPORARY) and _written_at(path) < oldest:
+                    path.unlink(missing_ok=True)
+                    forgotten += 1
+        except OSError as error:
+            raise self._failure("sweep", _TEMPORARY, error) from error
+        return forgotten
 
     def check(self) -> None:
         """Raise StoreError unless the folder can be written to."""
@@ -94,8 +114,7 @@ class FolderStore:
         path = self._path(key)
         temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
+            with _created(temporary) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -122,6 +141,41 @@ class FolderStore:
 
 def _info(status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(size=status.st_size, etag=f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}")
+
+
+def _created(path: Path) -> IO[bytes]:
+    """A new file, and the folders that it needs."""
+    for tries_left in reversed(range(_FOLDER_TRIES)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("xb")
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+    raise AssertionError("the last try either returns or raises")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, in order. What is deleted meanwhile may be left out."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in found:
+        path = folder / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(path)
+        elif entry.is_file():
+            yield path
+
+
+def _written_at(path: Path) -> float:
+    """When a file was last written to, in seconds since the epoch; of one that is gone by now, never."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # its writer lives, and was done with it
+        return math.inf
 
 
 def _sync_folder(folder: Path) -> None:

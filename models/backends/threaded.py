@@ -36,8 +36,7 @@ class ThreadedEngine(ABC):
         self._death: ModelError | None = None
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._ended = asyncio.Event()
-        self._sign = time.monotonic()
-        """When the thread last showed that it works."""
+        self._show_life()
 
     @classmethod
     async def start(cls, folder: Path) -> Self:
@@ -76,8 +75,16 @@ class ThreadedEngine(ABC):
             self._commands.put(tuple(ids))
 
     def quiet_seconds(self) -> float:
-        """For how long the thread has had sequences and not come back from a step with them."""
-        return time.monotonic() - self._sign if self._waiting else 0.0
+        """For how long the thread has had sequences and not come back from a step with them.
+
+        A step can take minutes: a long prompt read by a large model on a CPU. So time in which the process computes
+        counts a tenth; a step that waits for something that never comes computes nothing.
+        """
+        if not self._waiting:
+            return 0.0
+        computed_at_sign, sign = self._sign
+        silent = time.monotonic() - sign
+        return max(silent - (time.process_time() - computed_at_sign), silent / 10)
 
     def children(self) -> tuple[tuple[int, float], ...]:
         """None: the engine is in this process and ends with it."""
@@ -150,8 +157,8 @@ class ThreadedEngine(ABC):
             self._show_life()
 
     def _show_life(self) -> None:
-        """Say that the engine is at work: after every step, and within one that takes long."""
-        self._sign = time.monotonic()
+        """Note that the engine is at work: after every step, and within one that takes long."""
+        self._sign = time.process_time(), time.monotonic()
 
     def _done(self, done: list[Finished]) -> None:
         if done:

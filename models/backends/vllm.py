@@ -19,7 +19,7 @@ from models.backends.sequences import SequenceBackend, import_engine
 from models.backends.vllm_environment import is_cpu_build
 
 OWN_PROCESSES = "NIGHTMILL_VLLM_OWN_PROCESSES"
-"""Environment variable: "1" gives vLLM processes of its own on a host without GPUs too, as it has them on one with some."""
+"""Environment variable: "1" gives vLLM processes of its own on a host without GPUs, as it has them on one with some."""
 
 # What vLLM imports while it loads a model or sees its first schema. A version without one of them does without it.
 LATE_IMPORTS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -26,10 +27,10 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 32 << 20
 """Bytes of a job with its inline items. More rows belong into a file."""
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 """How often a job is looked at for those who watch it."""
-END_LOOK_SECONDS = 0.1
-"""How often when it may end at any moment."""
+EAGER_LOOK_SECONDS = 0.1
+"""How often while it begins, and when it may end at any moment."""
 _JOB_SCHEMA, _JOB_PARTS = msgspec.json.schema_components([JobView], ref_template="#/components/schemas/{name}")
 SCHEMAS: dict[str, Any] = {**_JOB_PARTS, "Error": ERROR_SCHEMA}  # JSON Schema, by name
 _ONE_JOB: dict[int | str, dict[str, Any]] = {  # OpenAPI
@@ -168,6 +169,7 @@ async def watch_job(
             seen = job
         if job.ended:
             return
-        ending = job.counts.done >= 0.95 * job.items
-        await anyio.sleep(END_LOOK_SECONDS if ending else LOOK_SECONDS)
+        begins = job.started_at is None and time.time() - job.created_at < 10.0
+        ends = 0 < 0.95 * job.items <= job.counts.done
+        await anyio.sleep(EAGER_LOOK_SECONDS if begins or ends else LOOK_SECONDS)
         job = await run_in_threadpool(services.jobs.get, job_id)

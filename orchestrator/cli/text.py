@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from orchestrator.cli.progress import duration, phase_of
+from orchestrator.lifecycle import JobStatus
 from orchestrator.views import JobView
 
 
@@ -83,8 +84,29 @@ def error_text(job: JobView, source: str | None = None) -> str | None:
     return f"{place}: {error.message}" if place else error.message
 
 
-def describe(job: JobView) -> Iterator[tuple[str, str]]:
-    """The lines of `nightmill show`, as name and value."""
+def expected(job: JobView, now: float) -> str | None:
+    """When a job in progress is expected to be done; None where nobody knows."""
+    if job.predicted_finish_at is None:
+        return None
+    left = job.predicted_finish_at - now
+    text = f"{moment(job.predicted_finish_at)} ({f'in {duration(left)}' if left >= 1 else 'any moment'})"
+    if job.deadline_at is not None and job.predicted_finish_at > job.deadline_at:
+        text += f" · {duration(job.predicted_finish_at - job.deadline_at)} after its deadline"
+    return text
+
+
+def prediction_quality(job: JobView) -> str | None:
+    """How good the first prediction was, of a job that ran to its end at once; None where there is nothing to say."""
+    first = job.first_prediction
+    if first is None or job.finished_at is None or job.status is not JobStatus.COMPLETED or job.manifest_version > 1:
+        return None
+    off = job.finished_at - first.finish_at
+    text = f"{moment(first.finish_at)} · it took {duration(abs(off))} {'longer' if off >= 0 else 'less'}"
+    return f"{text}, {abs(first.off_by(job.finished_at)):.0%} of {duration(job.finished_at - first.made_at)}"
+
+
+def describe(job: JobView, now: float | None = None) -> Iterator[tuple[str, str]]:
+    """The lines of `nightmill show`, as name and value; `now` is in seconds since the epoch."""
     yield "id", job.id
     yield "name", job.name
     yield "model", f"{job.model} (engine: {job.engine})"
@@ -106,8 +128,14 @@ def describe(job: JobView) -> Iterator[tuple[str, str]]:
         yield "trouble", job.trouble
     yield "priority", job.priority
     yield "submitted", moment(job.created_at)
+    ahead = expected(job, time.time() if now is None else now)
+    if ahead is not None:
+        yield "expected", ahead
     if job.finished_at is not None:
         yield "ended", moment(job.finished_at)
+    quality = prediction_quality(job)
+    if quality is not None:
+        yield "predicted", quality
     if job.deadline_at is not None:
         yield "deadline", moment(job.deadline_at)
     for name, value in job.metadata.items():

@@ -43,10 +43,18 @@ def echo_spec(*, items: int = 6, **fields: Any) -> JobSpec:
     return parse_job({"kind": "echo", "prompt": "say {{ index }}", "source": {"count": items}, **fields})
 
 
-def planned_job(engine: Engine, clock: Callable[[], float], *, shards: int = 3, size: int = 2, **fields: Any) -> str:
+def planned_job(
+    engine: Engine,
+    clock: Callable[[], float],
+    *,
+    shards: int = 3,
+    size: int = 2,
+    tenant: str = "default",
+    **fields: Any,
+) -> str:
     """A job in progress with `shards` queued shards of `size` items each; its id."""
     spec = echo_spec(items=shards * size, **fields)
-    job = Jobs(engine, clock).create(spec)
+    job = Jobs(engine, clock).create(spec, tenant=tenant)
     [seen] = [waiting for waiting in claims.waiting(engine) if waiting.job == job.id]
     assert claims.claim(engine, seen, "planner")
     assert claims.finish(

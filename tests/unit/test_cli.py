@@ -19,13 +19,13 @@ from orchestrator.cli.following import Ending, conclude, exit_code, sample_lines
 from orchestrator.cli.output import BAD_INPUT, INTERRUPTED, NOT_COMPLETED, OK, UNREACHABLE, guarded
 from orchestrator.cli.previewing import first_items
 from orchestrator.cli.progress import Lines, Speedometer, display, duration, phase_of
-from orchestrator.cli.text import ago, describe, error_text, wall_time
+from orchestrator.cli.text import ago, describe, error_text, moment, wall_time
 from orchestrator.client import ApiError, UnreachableError
 from orchestrator.lifecycle import JobStatus
 from orchestrator.spec import JobSpec, parse_job
 from orchestrator.stackfile import StackRunningError
 from orchestrator.totals import ItemCounts
-from orchestrator.views import JobError
+from orchestrator.views import JobError, Prediction
 from tests.support.clocks import ManualClock
 from tests.support.views import job_view
 
@@ -248,6 +248,30 @@ def test_a_run_ends_with_figures_and_the_first_outputs(capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert "results  out/results.jsonl" in shown
     assert "[0] a (tone: warm)\n    A tent." in shown
+
+
+def test_a_job_in_progress_shows_when_it_is_expected_to_be_done() -> None:
+    now = 1_700_000_100.0
+    job = job_view(predicted_finish_at=now + 725.0)
+    assert dict(describe(job, now))["expected"] == f"{moment(now + 725.0)} (in 12 min 5 s)"
+    assert dict(describe(job, now + 800.0))["expected"].endswith("(any moment)")
+    late = job_view(predicted_finish_at=now + 725.0, deadline_at=now + 665.0)
+    assert dict(describe(late, now))["expected"].endswith("(in 12 min 5 s) · 1 min 0 s after its deadline")
+    assert "expected" not in dict(describe(job_view(), now))
+
+
+def test_a_job_that_ended_shows_how_good_its_first_prediction_was() -> None:
+    made, ended = 1_700_000_012.0, 1_700_000_062.0
+
+    def shown(finish: float, **fields: Any) -> str | None:
+        job = job_view(fields.pop("status", JobStatus.COMPLETED), first_prediction=Prediction(made, finish), **fields)
+        return dict(describe(job)).get("predicted")
+
+    assert shown(ended - 10) == f"{moment(ended - 10)} · it took 10 s longer, 20% of 50 s"
+    assert shown(ended + 5) == f"{moment(ended + 5)} · it took 5.0 s less, 10% of 50 s"
+    assert shown(ended, manifest_version=2) is None
+    assert shown(ended, status=JobStatus.CANCELLED) is None
+    assert shown(ended, status=JobStatus.IN_PROGRESS) is None
 
 
 def test_samples_show_failures_objects_and_several_outputs() -> None:

@@ -120,17 +120,21 @@ async def test_items_take_their_time_side_by_side(monkeypatch: pytest.MonkeyPatc
     assert waits == pytest.approx([0.1, 0.2])
 
 
-async def test_an_item_that_hangs_lets_the_others_go_and_can_be_left() -> None:
-    backend = EchoBackend(EchoOptions(hang_on=(1,)))
-    async with aclosing(backend.generate([request(0), request(1), request(2)])) as generating:
-        first = await anext(generating)
-        waiting = asyncio.ensure_future(anext(generating))
-        done, _ = await asyncio.wait({waiting}, timeout=0)
+async def test_an_item_that_hangs_lets_the_whole_engine_hang_and_can_be_left() -> None:
+    backend = EchoBackend()
+    assert backend.quiet_seconds() == 0
+    first = backend.generate([request(index, options=EchoOptions(hang_on=(GROUP + 1,))) for index in range(2 * GROUP)])
+    async with aclosing(first), aclosing(backend.generate([request(0)])) as other:
+        assert len(await anext(first)) == GROUP
+        waiting = [asyncio.ensure_future(anext(generating)) for generating in (first, other)]
+        done, _ = await asyncio.wait(waiting, timeout=0.05)
         assert not done
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-    assert [result.index for result in first] == [0, 2]
+        assert backend.quiet_seconds() > 0
+        for each in waiting:
+            each.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await each
+    assert backend.quiet_seconds() == 0
 
 
 async def test_an_item_that_crashes_ends_the_process_as_a_crash_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def test_distinct_ids_have_no_candidates(tmp_path: Path) -> None:
     [
         ({"grid": {"tone": ["warm", "bold"]}}, "row 1"),
         ({"items": [{"a": 1}], "grid": {"tone": ["warm", "bold"]}}, "item 1"),
-        ({"count": 500, "grid": {"tone": ["warm", "bold"]}}, "row 1"),
+        ({"count": 500, "grid": {"tone": ["warm", "bold"]}}, "row 2"),
     ],
 )
 def test_every_combination_of_a_grid_is_tried(source: dict[str, Any], where: str, tmp_path: Path) -> None:

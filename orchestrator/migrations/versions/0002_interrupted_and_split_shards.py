@@ -12,10 +12,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    none = {"nullable": False, "server_default": sa.text("0")}
-    op.add_column("jobs", sa.Column("breaks", sa.Integer(), **none))
-    op.add_column("jobs", sa.Column("breaks_in_a_row", sa.Integer(), **none))
-    op.add_column("shards", sa.Column("skip", sa.BigInteger(), **none))
+    op.add_column("jobs", sa.Column("breaks", sa.Integer(), nullable=False, server_default=sa.text("0")))
+    op.add_column("jobs", sa.Column("breaks_in_a_row", sa.Integer(), nullable=False, server_default=sa.text("0")))
+    op.add_column("shards", sa.Column("skip", sa.BigInteger(), nullable=False, server_default=sa.text("0")))
     op.add_column("shards", sa.Column("alone", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.create_index("shards_in_order", "shards", ["status", "job_id", "first"])
     op.drop_index("shards_by_status", "shards")
