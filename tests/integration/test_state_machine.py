@@ -95,7 +95,8 @@ class Run:
         if request.index % 3 == 1 and request.seed == item_seed(self.task.work.seed, request.index):
             result = TextResult(index=request.index, error=ItemError("bad", "it cannot be answered"))
         else:
-            output = Output(request.messages[0].content, "stop", request.seed)
+            # Tells one that is carried over from one that is generated again.
+            output = Output(f"{request.messages[0].content} by {self.execution}", "stop", request.seed)
             result = TextResult(index=request.index, outputs=(output,), usage=Usage(2, 3))
         self._items.settle(result)
 
@@ -205,9 +206,12 @@ class Nightmill(RuleBasedStateMachine):
             self.give(self.mine[which % len(self.mine)], "cancel")
 
     @precondition(lambda self: self.ended)
-    @rule(which=choices)
-    def retry(self, which: int) -> None:
-        self.give(sorted(self.ended)[which % len(self.ended)], "retry")
+    @rule(which=choices, then=st.sampled_from(["run", "run", "cancel"]))
+    def retry(self, which: int, then: str) -> None:
+        job = sorted(self.ended)[which % len(self.ended)]
+        self.give(job, "retry")
+        if then == "cancel" and job in self.live:
+            self.give(job, "cancel")
 
     def give(self, job: str, command: str) -> None:
         before = self.jobs.get(job)
