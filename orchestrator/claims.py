@@ -88,9 +88,9 @@ def release(engine: Engine, job_id: str, owner: str) -> bool:
     return database.write(engine, work)
 
 
-def add_shards(engine: Engine, job_id: str, owner: str, shards: Sequence[NewShard], *, now: float) -> bool:
+def add_shards(engine: Engine, job_id: str, owner: str, shards: Sequence[NewShard]) -> bool:
     """Commit a batch of shards, which cannot be taken yet; False where the job is no longer the planner's own."""
-    rows = [shard_values(job_id, shard, now) for shard in shards]
+    rows = [shard_values(job_id, shard) for shard in shards]
 
     def work(connection: Connection) -> bool:
         if not _beat(connection, job_id, owner):
@@ -125,7 +125,7 @@ def finish(
         last: Shards that were not yet added.
         now: Seconds since the epoch.
     """
-    rows = [shard_values(job_id, shard, now) for shard in last]
+    rows = [shard_values(job_id, shard) for shard in last]
 
     def apply(connection: Connection) -> bool:
         values = {"planner": None, "work": work, "items": items, "shard_count": shard_count, "planned_at": now}
@@ -164,7 +164,7 @@ def _owned(owner: str) -> tuple[ColumnElement[bool], ...]:
     return Job.planner == owner, Job.status == JobStatus.VALIDATING.value
 
 
-def shard_values(job_id: str, shard: NewShard, now: float) -> dict[str, Any]:  # column values
+def shard_values(job_id: str, shard: NewShard) -> dict[str, Any]:  # column values
     """A new shard's row."""
     return {
         "job_id": job_id,
@@ -177,7 +177,7 @@ def shard_values(job_id: str, shard: NewShard, now: float) -> dict[str, Any]:  #
         "status": ShardStatus.QUEUED.value,
         "token": 0,
         "settled_token": 0,
-        "available_at": now,
+        "available_at": 0.0,  # at once, by anybody's clock
         "attempts": 0,
         "failures": 0,
         "losses": 0,

@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, func, insert, literal, select, update
 
 from models.errors import FailureKind
@@ -239,6 +240,11 @@ def finish(connection: Connection, shard: ShardState, part: Part, values: dict[s
         },
     )
     if moved == 1:
+        # If another execution was at work on it, its report comes too late.
+        overtaken = update(Execution).where(
+            Execution.job_id == shard.job, Execution.shard == shard.number, Execution.ended_at.is_(None)
+        )
+        connection.execute(overtaken.values(ended_at=now, ending="overtaken"))
         mended = update(Job).where(Job.id == shard.job, Job.breaks_in_a_row > 0).values(breaks_in_a_row=0)
         connection.execute(mended)
     return moved == 1
@@ -258,7 +264,7 @@ def fail(
     """
     kept = {} if part is None else _part_values(part)
     if shard.unwanted is not None:
-        return _close(connection, shard, shard.unwanted, now, kept)
+        return _close(connection, shard, shard.unwanted, now, {**_error_of_job(connection, shard), **kept})
     decision = lifecycle.decide(
         failure.kind,
         failures=shard.failures,
@@ -317,7 +323,7 @@ def hand_back(connection: Connection, shard: ShardState, now: float, part: Part 
     """Take back a shard that its worker does not want to finish, and what was done of it; False where it had ended."""
     kept = {} if part is None else _part_values(part)
     if shard.unwanted is not None:
-        return _close(connection, shard, shard.unwanted, now, kept)
+        return _close(connection, shard, shard.unwanted, now, {**_error_of_job(connection, shard), **kept})
     if shard.attempts >= MAX_ATTEMPTS:
         said = {"error_code": "attempts_exhausted", "error_message": f"workers took it {shard.attempts} times, in vain"}
         return _close(connection, shard, ShardStatus.FAILED, now, {**said, **kept})
@@ -406,6 +412,15 @@ def _queue(connection: Connection, shard: ShardState, available_at: float, value
 def _close(connection: Connection, shard: ShardState, new: ShardStatus, now: float, values: dict[str, Any]) -> bool:
     values = {"finished_at": now, **NO_FIGURES, **values}
     return guards.close_shards(connection, shard.job, {ShardStatus.RUNNING}, new, *_lease(shard), values=values) == 1
+
+
+def _error_of_job(connection: Connection, shard: ShardState) -> dict[str, Any]:
+    """What a shard says of its items that were not done because its whole job failed."""
+    text = connection.execute(select(Job.error).where(Job.id == shard.job)).scalar_one()
+    if shard.unwanted is not ShardStatus.FAILED or text is None:
+        return {}
+    error = msgspec.json.decode(text, type=JobError)
+    return {"error_code": error.code, "error_message": error.message}
 
 
 def _this(shard: ShardState) -> tuple[ColumnElement[bool], ...]:

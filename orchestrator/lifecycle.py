@@ -162,6 +162,8 @@ class RetryRule:
 MAX_FAILURES = 100
 """No shard is split so often: what ends the search for what breaks an engine is a shard of one item."""
 MAX_LOSSES = 10
+LONGEST_BACKOFF = 60.0
+"""Seconds that a shard waits before it is tried again, at the most."""
 MAX_BREAKS_IN_A_ROW = 20
 """An engine that breaks so often under shards of a job that are alone in it, with none done in between, is at fault
 itself: more than it takes to find one item among a million. The rest of the job fails."""
@@ -177,7 +179,7 @@ RETRY_RULES: Mapping[FailureKind, RetryRule] = {
     # Some item of some shard that was in the engine did it, or none: a shard that fails alone is to blame, and is
     # halved until the item is found.
     FailureKind.ENGINE: RetryRule(Verdict.ALONE, "failures", MAX_FAILURES, 0.5, 2.0),
-    FailureKind.PLATFORM: RetryRule(Verdict.AGAIN, "losses", MAX_LOSSES, 0.5, 60.0),
+    FailureKind.PLATFORM: RetryRule(Verdict.AGAIN, "losses", MAX_LOSSES, 0.5, LONGEST_BACKOFF),
 }
 
 

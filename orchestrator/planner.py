@@ -151,7 +151,7 @@ class Planner:
             if self._stop.is_set() or heart.lost:
                 raise _ClaimLostError
             # The last batch is kept: it is committed together with the job's change of status.
-            if waiting and not claims.add_shards(self._engine, job_id, self._owner, waiting, now=self._clock()):
+            if waiting and not claims.add_shards(self._engine, job_id, self._owner, waiting):
                 raise _ClaimLostError
             waiting[:] = [_new(shard) for shard in shards]
 

@@ -192,7 +192,7 @@ class Execution(Base):
     granted_at: Mapped[float]
     ended_at: Mapped[float | None]
     ending: Mapped[str | None]
-    """finished, lost, handed_back, stopped, or the code of its failure."""
+    """finished, lost, handed_back, overtaken by another's part, or the code of its failure."""
 
 
 class Probe(Base):

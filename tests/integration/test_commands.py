@@ -201,7 +201,7 @@ def scene(engine: Engine, clock: ManualClock, folder_url: str) -> Scene:
 
 def being_read(scene: Scene) -> None:
     scene.claim()
-    claims.add_shards(scene.engine, scene.job, "planner", new_shards(2, SIZE), now=scene.clock())
+    claims.add_shards(scene.engine, scene.job, "planner", new_shards(2, SIZE))
 
 
 def running(scene: Scene) -> None:

@@ -196,7 +196,7 @@ def test_a_job_that_ends_while_it_is_planned_leaves_nothing_behind(end: End, way
     job = end.jobs.create(echo_spec(deadline="1h")).id
     [seen] = claims.waiting(end.engine)
     claims.claim(end.engine, seen, "planner")
-    claims.add_shards(end.engine, job, "planner", new_shards(2, 2), now=end.clock())
+    claims.add_shards(end.engine, job, "planner", new_shards(2, 2))
     end.store.put(f"{staged_prefix(job)}try/source.csv", b"a,b\n")
     if way == "cancelled":
         end.jobs.cancel(job)
@@ -205,7 +205,7 @@ def test_a_job_that_ends_while_it_is_planned_leaves_nothing_behind(end: End, way
     view = end.jobs.get(job)
     assert (view.status, view.items, view.shards) == (way, 0, {})
     assert list(end.store.list(staged_prefix(job))) == []
-    assert not claims.add_shards(end.engine, job, "planner", new_shards(2, 2), now=end.clock())
+    assert not claims.add_shards(end.engine, job, "planner", new_shards(2, 2))
 
 
 def test_a_fault_of_the_model_ends_the_job_with_its_error(end: End) -> None:

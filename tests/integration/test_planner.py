@@ -150,7 +150,7 @@ def test_a_planner_that_died_is_taken_over_and_its_shards_are_void(desk: Desk) -
     job = desk.submit(source={"count": 4}, prompt="{{ index }}")
     [seen] = claims.waiting(desk.engine)
     claims.claim(desk.engine, seen, "dead")
-    claims.add_shards(desk.engine, job, "dead", new_shards(3, 1), now=desk.clock())
+    claims.add_shards(desk.engine, job, "dead", new_shards(3, 1))
     desk.store.put(f"{staged_prefix(job)}dead/half.jsonl", b"{}\n")
     living = desk.planner()
     assert not living.step()
@@ -160,7 +160,7 @@ def test_a_planner_that_died_is_taken_over_and_its_shards_are_void(desk: Desk) -
     assert living.step()
     view = desk.jobs.get(job)
     assert (view.status, view.items) == (JobStatus.IN_PROGRESS, 4)
-    assert not claims.add_shards(desk.engine, job, "dead", new_shards(1, 1, first=9), now=desk.clock())
+    assert not claims.add_shards(desk.engine, job, "dead", new_shards(1, 1, first=9))
     assert desk.jobs.get(job) == view
     assert desk.staged(job) == []
 

@@ -63,7 +63,7 @@ def full(engine: Engine) -> Engine:
             state = "queued" if live and shard >= 50 else "dispatched" if live and shard >= 45 else "done"
             shards.append(
                 {
-                    **claims.shard_values(job, claims.NewShard(shard, shard * 10, 10, "{}"), 0.0),
+                    **claims.shard_values(job, claims.NewShard(shard, shard * 10, 10, "{}")),
                     "status": state,
                     "part_key": "k" if state == "done" else None,
                     "part_ok": 10 if state == "done" else None,
