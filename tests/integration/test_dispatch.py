@@ -131,7 +131,7 @@ def test_no_shard_can_be_taken_before_all_are_committed(engine: Engine, outbox: 
     job = Jobs(engine, clock).create(echo_spec(items=4))
     [seen] = claims.waiting(engine)
     claims.claim(engine, seen, "planner")
-    claims.add_shards(engine, job.id, "planner", new_shards(1, 2), now=clock())
+    claims.add_shards(engine, job.id, "planner", new_shards(1, 2))
     assert dispatcher(engine, outbox, clock).step() == 0
     assert take(engine, job.id, clock) == []
 
