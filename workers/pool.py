@@ -52,13 +52,6 @@ class Actor(Protocol):
         """Run a shard to its end; raises ActorLostError."""
         ...
 
-    def retire(self, actor: Actor) -> None:
-        """Lend an actor to nobody any more: its engine is broken. It ends when its last user has given it back."""
-        with self._changed:
-            for slot in self._slots:
-                if slot.actor is actor:
-                    slot.retired = slot.draining = True
-
     def exchange(self, granted: Sequence[str], stops: Mapping[str, str]) -> Mapping[str, Progress]:
         """One beat; raises ActorLostError."""
         ...
@@ -172,6 +165,13 @@ class ActorPool:
             raise
         finally:
             self._give_back(slot)
+
+    def retire(self, actor: Actor) -> None:
+        """Lend an actor to nobody any more: its engine is broken. It ends when its last user has given it back."""
+        with self._changed:
+            for slot in self._slots:
+                if slot.actor is actor:
+                    slot.retired = slot.draining = True
 
     def exchange(self, granted: Sequence[str], stops: Mapping[str, str]) -> dict[str, Progress]:
         """One beat with every loaded actor; one that has died answers nothing (its callers are told by themselves)."""
