@@ -13,6 +13,8 @@ import orjson
 from orchestrator.lifecycle import SHARD_OPEN, JobStatus
 from tests.chaos.run import ExecutionRow, Run
 
+NOTICED_SECONDS = 0.5
+"""An engine that waits for less than this waits between two rounds of shards."""
 CLOCK_SECONDS = 1.5
 """How late a part may be seen: S3 and its watcher are slow beside the database."""
 
@@ -38,13 +40,14 @@ class Figures:
     total_seconds: float
     """From the job's submission to its end."""
     recover_seconds: float
-    """From when the fault was over to the first execution that was granted or shard that was done after."""
+    """From when the fault was over to the end of the last stretch in which the engine waited for work; 0 if it never
+    did."""
     again_seconds: float | None
     """From when the worker was there again to when the last shard that the fault had cut off ran again."""
     items_again: int
     """Items of executions that left nothing of them: at most so many were computed twice."""
     idle_seconds: float
-    """While shards were open and none ran."""
+    """While shards were open and none ran, in all."""
 
 
 def problems(run: Run) -> list[str]:
@@ -123,15 +126,16 @@ def figures(run: Run, strike: Strike) -> Figures:
     shards = run.shards()
     row = run.row()
     assert row.finished_at is not None
-    ended = [shard.finished_at for shard in shards if shard.finished_at is not None]
-    signs = [moment for moment in (*(one.granted_at for one in executions), *ended) if moment > strike.over_at]
     began = row.planned_at or row.finished_at
+    ended = max((shard.finished_at for shard in shards if shard.finished_at is not None), default=began)
+    idle = _idle_stretches(executions, strike, began, ended)
+    noticed = [end for start, end in idle if end - start > NOTICED_SECONDS and end > strike.over_at]
     return Figures(
         total_seconds=round(row.finished_at - run.submitted_at, 2),
-        recover_seconds=round(min(signs, default=row.finished_at) - strike.over_at, 2),
+        recover_seconds=round(max(noticed, default=strike.over_at) - strike.over_at, 2),
         again_seconds=_again(run, executions, strike),
         items_again=_items_again(run, executions),
-        idle_seconds=round(_idle(executions, strike, began, max(ended, default=began)), 2),
+        idle_seconds=round(sum(end - start for start, end in idle), 2),
     )
 
 
@@ -159,14 +163,17 @@ def _items_again(run: Run, executions: Sequence[ExecutionRow]) -> int:
     return again
 
 
-def _idle(executions: Sequence[ExecutionRow], strike: Strike, began: float, ended: float) -> float:
-    """Seconds from `began` to `ended` in which no execution ran."""
-    idle = 0.0
+def _idle_stretches(
+    executions: Sequence[ExecutionRow], strike: Strike, began: float, ended: float
+) -> list[tuple[float, float]]:
+    """The times from `began` to `ended` in which no execution ran."""
+    idle = []
     until = began
     for execution in executions:
         stops = execution.ended_at or ended
         if strike.ends_executions and execution.granted_at < strike.at and execution.ending != "finished":
             stops = min(stops, strike.at)
-        idle += max(0.0, min(execution.granted_at, ended) - until)
+        if min(execution.granted_at, ended) > until:
+            idle.append((until, min(execution.granted_at, ended)))
         until = max(until, stops)
-    return idle + max(0.0, ended - until)
+    return [*idle, (until, ended)] if ended > until else idle
