@@ -35,7 +35,7 @@ def _faults() -> Iterator[Fault]:
     )
     yield Fault("lose-node", process_faults.lose_node, workload=_long)
     yield Fault("drain-worker", process_faults.drain, demand=process_faults.drained)
-    yield Fault("dying-children", process_faults.dying_children, demand=process_faults.given_up)
+    yield Fault("dying-children", process_faults.dying_children, workload=_longer, demand=process_faults.given_up)
     yield Fault("disk-full", process_faults.disk_full, places=("embedded",))
     yield Fault("memory-short", process_faults.memory_short)
 
@@ -95,6 +95,11 @@ def _long(moment: Moment, chance: random.Random) -> Workload:
     return Workload(shards=160, rows=100, delay_ms=2000.0)
 
 
+def _longer(moment: Moment, chance: random.Random) -> Workload:
+    del moment, chance
+    return Workload(shards=64)
+
+
 FAULTS = {fault.name: fault for fault in _faults()}
-QUICK = (("kill-worker", 0), ("kill-actor", 2), ("kill-control", 8), ("drain-worker", 0))
+QUICK = (("kill-worker", 0), ("kill-actor", 10), ("kill-control", 8), ("drain-worker", 0))
 """Faults and seeds that `make test` runs: half a minute together."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import psutil
 
+from orchestrator.processes import SETTLED_SECONDS
 from orchestrator.stackfile import read_record
 from tests.chaos.fault import StrikeAt
 from tests.chaos.moments import Moment, reached
@@ -98,6 +99,8 @@ def drained(run: Run, strike: Strike) -> Iterable[str]:
 def dying_children(run: Run, moment: Moment, chance: random.Random) -> Strike:
     """A process dies whenever it is back, until the launcher gives up; then the stack is started by hand."""
     role = chance.choice(("worker", "scheduler", "control", "api"))
+    # The launcher gives up sooner on a process that has never run for long.
+    threading.Event().wait(chance.choice((0.0, SETTLED_SECONDS + 2.0)))
     data_dir = run.stand.nightmill.data_dir
     deaths = 0
     with reached(moment, run, chance):

@@ -41,9 +41,10 @@ def locked(run: Run, moment: Moment, chance: random.Random) -> Strike:
     """Another process holds the write lock for longer than a writer waits."""
     with reached(moment, run, chance):
         now = time.time()
+        seconds = chance.uniform(2.0, 14.0)
         with run.stand.writes_locked():
-            threading.Event().wait(chance.uniform(2.0, 14.0))
-    return Strike(now, time.time())
+            threading.Event().wait(seconds)
+    return Strike(now, time.time(), said=f"for {seconds:.1f} s")
 
 
 def commits_unknown(run: Run, moment: Moment, chance: random.Random) -> Strike:
