@@ -7,6 +7,7 @@ with --resume, and merged by putting files together; `--table` only writes the t
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -56,6 +57,7 @@ def main() -> int:
 
 
 def _run_all(scenarios: list[tuple[str, int]], out: Path, *, resume: bool) -> None:
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # or it says every request of the S3 server
     # No stack of a scenario sees the settings of the person who runs it.
     for name in [name for name in os.environ if name.startswith("NIGHTMILL_")]:
         del os.environ[name]

@@ -33,7 +33,7 @@ def _faults() -> Iterator[Fault]:
         workload=_with_a_model,
         within=300.0,
     )
-    yield Fault("lose-node", process_faults.lose_node, workload=_long)
+    yield Fault("lose-node", process_faults.lose_node, workload=_long, places=("embedded",), own_ray=True)
     yield Fault("drain-worker", process_faults.drain, demand=process_faults.drained)
     yield Fault("dying-children", process_faults.dying_children, workload=_longer, demand=process_faults.given_up)
     yield Fault("disk-full", process_faults.disk_full, places=("embedded",))

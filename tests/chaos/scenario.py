@@ -19,6 +19,8 @@ from tests.chaos.fault import Fault
 from tests.chaos.run import submit, warm_up
 from tests.chaos.stand import Services, Stand, standing
 from tests.chaos.verdict import figures, problems
+from tests.support.commands import ROOT
+from tests.support.services import ray_head
 from workers.store import StoreError
 
 LOG_CHARACTERS = 20_000
@@ -62,7 +64,12 @@ def run_scenario(fault: Fault, seed: int, services: GivesServices) -> Result:
     result = Result(fault.name, seed, fault.moment(seed), fault.place(seed), [])
     with tempfile.TemporaryDirectory(prefix="nm-chaos-", ignore_cleanup_errors=True) as name, ExitStack() as held:
         given = services() if result.place == "services" else None
-        stand = held.enter_context(standing(fault.place(seed), Path(name), given, dict(fault.settings)))
+        settings = dict(fault.settings)
+        if fault.own_ray:
+            settings["NIGHTMILL_RAY_ADDRESS"] = held.enter_context(
+                ray_head(cpus=2, environment={"PYTHONPATH": str(ROOT)})
+            )
+        stand = held.enter_context(standing(fault.place(seed), Path(name), given, settings))
         try:
             _run(fault, seed, stand, Path(name), chance, result)
         except _FOUND as error:

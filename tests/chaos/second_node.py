@@ -34,8 +34,6 @@ class SecondNode:
         self._environment = {
             **psutil.Process(scheduler).environ(),
             "PYTHONPATH": str(ROOT),
-            # The head is bound to loopback by a switch that takes every other node for a mistake.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         }
         self._held = ExitStack()
         self._process: subprocess.Popen[str] | None = None
