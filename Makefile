@@ -43,10 +43,9 @@ bench: $(DEV)  ## Side-by-side benchmarks; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.size
 	$(BIN)/python -m benchmarks.text
 
-# pytest's 5 means that no test was found.
-chaos: $(DEV)  ## The fault matrix
-	@status=0; $(BIN)/pytest tests/chaos || status=$$?; \
-	if [ $$status -eq 5 ]; then echo "There is no fault matrix yet: tests/chaos is empty."; status=0; fi; exit $$status
+# Leaves a JSON file a scenario in out/chaos; CHAOS="--resume" goes on with what has not passed yet.
+chaos: $(DEV)  ## The fault matrix: every fault with many seeds, hours; CHAOS="kill-worker --seeds 2" runs a piece of it
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 examples: $(RUNTIME)  ## Write the catalogue's JSONL and Parquet copies from its CSV
 	$(BIN)/python examples/build.py

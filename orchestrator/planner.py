@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 SILENT_SECONDS = 15.0
 """A planner whose beat stands still for so long is gone, and its job is taken over."""
 BEAT_SECONDS = 2.0
-TRIES = 3
-"""How often a source is read that cannot be reached, before its job fails."""
+TRIES = 7
+"""How often a source is read that cannot be reached, before its job fails: a store may be away for a minute."""
+LONGEST_REST = 32.0
 
 
 class _ClaimLostError(Exception):
@@ -182,7 +183,7 @@ class Planner:
         if trouble.tries >= TRIES:
             self._fail(job_id, JobError("source_unreachable", str(error), "source.file"))
             return
-        trouble.not_before = self._monotonic() + 2.0**trouble.tries
+        trouble.not_before = self._monotonic() + min(LONGEST_REST, 2.0**trouble.tries)
         logger.warning("job %s: planning is tried again: %s", job_id, error)
         claims.release(self._engine, job_id, self._owner)
 

@@ -65,6 +65,9 @@ def make_celery(redis_url: str, *, name: str = "nightmill") -> Celery:
         worker_redirect_stdouts=False,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
+        # Nobody uses it, and its subscription can block a worker's event loop for good: when Redis comes back after a
+        # connection broke, redis-py subscribes again and waits for a message without a time limit.
+        worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -13,6 +13,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import ray
 from celery import Celery, Task, signals
@@ -39,6 +41,8 @@ from workers.settings import Settings, SettingsError, load_settings
 from workers.unread import Unread
 
 logger = logging.getLogger(__name__)
+RAYLET_SECONDS = 1.0
+"""How often a worker looks whether its Ray node is still there."""
 FLUSH_SECONDS = 5.0
 """How long a worker that was told to stop waits for its last reports to be acknowledged."""
 
@@ -109,7 +113,10 @@ class GenerationWorker:
         self._publisher = Publisher(settings.redis_url)
         self._hints = Hints(settings.redis_url)
         self._unread = Unread(self._publisher.put_back_shard)
-        self._pool = self._start_pool()
+        self._connect()
+        node = _node()
+        self._raylet = Path(node["RayletSocketName"])
+        self._pool = self._start_pool(int(node["Resources"].get("GPU", 0)))
         self._keeper = LeaseKeeper(
             worker=f"{socket.gethostname()}:{os.getpid()}",
             reports=self._publisher,
@@ -120,6 +127,7 @@ class GenerationWorker:
         )
         self._stopping = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="leases", daemon=True)
+        self._watch = threading.Thread(target=self._watch_node, name="ray-node", daemon=True)
 
     def celery(self) -> Celery:
         """The Celery app with this worker's task."""
@@ -140,6 +148,7 @@ class GenerationWorker:
         signals.worker_shutting_down.connect(self._stop, weak=False)
         self._heart.start()
         self._unread.start()
+        self._watch.start()
         try:
             app.worker_main(
                 [
@@ -164,7 +173,7 @@ class GenerationWorker:
             self._hints.close()
             ray.shutdown()
 
-    def _start_pool(self) -> ActorPool:
+    def _connect(self) -> None:
         ray.init(
             address=self._settings.ray_address,
             namespace="nightmill",
@@ -172,7 +181,8 @@ class GenerationWorker:
             logging_level=logging.WARNING,
             configure_logging=False,
         )
-        gpus = int(_node_resources().get("GPU", 0))
+
+    def _start_pool(self, gpus: int) -> ActorPool:
         starter = RayStarter(self._settings, gpus=gpus)
         spare = None
         if self._settings.prewarm and "vllm" in catalog.installed_engines():
@@ -192,6 +202,13 @@ class GenerationWorker:
             self._keeper.wait()
             self._keeper.beat()
 
+    def _watch_node(self) -> None:
+        """End this process with its Ray node: a driver that has lost it gets no answer any more, nor an error."""
+        while not self._stopping.wait(RAYLET_SECONDS):
+            if not _accepts(self._raylet):
+                logger.error("this worker's Ray node is gone; the worker ends, and has to be started again")
+                os._exit(1)  # an orderly end would wait for Ray
+
     def _stop(self, **_: object) -> None:
         self._stopping.set()
         self._keeper.stop_all("its worker is stopping")
@@ -202,12 +219,22 @@ class GenerationWorker:
             time.sleep(0.05)
 
 
-def _node_resources() -> dict[str, float]:
+def _node() -> dict[str, Any]:  # Ray has no type for it
     here = ray.get_runtime_context().get_node_id()
     for node in ray.nodes():
         if node["NodeID"] == here:
-            return dict(node["Resources"])
-    return {}
+            return dict(node)
+    raise RuntimeError(f"Ray does not list the node {here}, to which this worker is connected")
+
+
+def _accepts(path: Path) -> bool:
+    """Whether something listens on a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def main() -> None:
