@@ -26,7 +26,7 @@ from orchestrator.lifecycle import (
 )
 from orchestrator.tables import Execution, Job, Shard
 from orchestrator.views import JobError
-from workers.contracts import Failure, Part, ShardReport, Timings
+from workers.contracts import MODEL_NOT_LOADED, Failure, Part, ShardReport, Timings
 
 HAND_BACK_SECONDS = 1.0
 """Pause before a shard that was handed back is offered again, so that a worker that takes nothing does not spin."""
@@ -284,7 +284,8 @@ def fail(
         "error_code": failure.code,
         "error_message": failure.message,
     }
-    if shard.alone and failure.kind is FailureKind.ENGINE and _breaks_too_often(connection, shard.job):
+    broke = shard.alone and failure.kind is FailureKind.ENGINE
+    if (broke or failure.code == MODEL_NOT_LOADED) and _breaks_too_often(connection, shard.job):
         verdict = Verdict.FAIL_JOB
     available_at = now + decision.delay_seconds
     match verdict:

@@ -9,6 +9,9 @@ a worker that lives repeats what was not acknowledged, many times and to whoever
 suspicion begins before the lease is over. With the broker gone no probe comes out, and nothing expires; once it is
 back, every lease has its whole time again.
 
+In the same way a message is found that was lost before any worker had it: its shard is still dispatched though the
+queue is empty, and a probe has come out since.
+
 A lease that is over need not mean lost work: if the execution left a whole part, the shard is adopted.
 """
 
@@ -32,8 +35,8 @@ from workers.records import BrokenPartError, read_part
 from workers.store import MissingObjectError, ObjectStore
 
 logger = logging.getLogger(__name__)
-REPUBLISH_SECONDS = 30.0
-"""How long a dispatched shard may go without a worker, while the queue is empty, before it is offered again."""
+REPUBLISH_SECONDS = 5.0
+"""How long a dispatched shard may go without a worker, while the queue is empty, before it is suspected to be lost."""
 FORGET_PROBES_SECONDS = 86_400.0
 SETTLE_SHARE = 0.25
 """Share of a lease that a suspect is watched for after its probe came out."""
@@ -139,21 +142,24 @@ class Reaper:
             self._watches.clear()
             self._deaf = False
         self._remember(seen, now)
-        suspects = [
-            watch
-            for watch in self._watches.values()
-            if watch.seen.status is ShardStatus.RUNNING
-            and now - watch.since >= self._lease_seconds - self._settle_seconds
-        ]
-        self._probe(suspects, answered, now)
-        changed = 0
-        for watch in suspects:
+        silent = self._silent(ShardStatus.RUNNING, now, self._lease_seconds - self._settle_seconds)
+        lost = [] if waiting else self._silent(ShardStatus.DISPATCHED, now, REPUBLISH_SECONDS)
+        self._probe([*silent, *lost], answered, now)
+        for watch in (*silent, *lost):
             if watch.answered_at is None and watch.probe is not None and watch.probe <= answered:
                 watch.answered_at = now
+        changed = 0
+        for watch in silent:
             settled = watch.answered_at is not None and now - watch.answered_at >= self._settle_seconds
             if settled and now - watch.since >= self._lease_seconds:
                 changed += self._judge(watch, now - watch.since)
-        return changed if waiting else changed + self._offer_again(now)
+        return changed + self._offer_again([watch for watch in lost if watch.answered_at is not None], now)
+
+    def _silent(self, status: ShardStatus, now: float, seconds: float) -> list[Watch]:
+        """Watches of shards that have stood still in a state for so long."""
+        return [
+            watch for watch in self._watches.values() if watch.seen.status is status and now - watch.since >= seconds
+        ]
 
     def close(self) -> None:
         """Forget this reaper's probes, and those of reapers that are long gone."""
@@ -192,7 +198,7 @@ class Reaper:
         """Send a probe for new suspects; and another for old ones, where the last was lost with Redis."""
         unasked = [watch for watch in suspects if watch.probe is None]
         waits = any(watch.probe is not None and watch.probe > answered for watch in suspects)
-        if not unasked and not (waits and now - self._sent_at >= self._lease_seconds):
+        if not unasked and not (waits and now - self._sent_at >= min(REPUBLISH_SECONDS, self._lease_seconds)):
             return
         self._queue.probe(self._name, self._sent + 1)
         self._sent += 1
@@ -242,20 +248,19 @@ class Reaper:
             logger.warning("a part is not adopted: %s", error)
             return None
 
-    def _offer_again(self, now: float) -> int:
+    def _offer_again(self, lost: Sequence[Watch], now: float) -> int:
         """Publish again, by the same token, what no worker has taken though the queue is empty."""
-        stale: dict[str, list[Watch]] = {}
-        for watch in self._watches.values():
-            if watch.seen.status is ShardStatus.DISPATCHED and now - watch.since >= REPUBLISH_SECONDS:
-                stale.setdefault(watch.seen.job, []).append(watch)
+        by_job: dict[str, list[Watch]] = {}
+        for watch in lost:
+            by_job.setdefault(watch.seen.job, []).append(watch)
         offered = 0
-        for job_id, watches in stale.items():
+        for job_id, watches in by_job.items():
             with database.reading(self._engine) as connection:
                 tasks = dispatch.tasks(connection, job_id, [watch.seen.number for watch in watches])
             for task in tasks:
                 self._queue.shard(task)
             for watch in watches:
-                watch.since = now
+                self._watches[job_id, watch.seen.number] = Watch(watch.seen, now)
             offered += len(tasks)
             logger.info("job %s: %d dispatched shards had no message any more; offered again", job_id, len(tasks))
         return offered

@@ -21,7 +21,7 @@ from orchestrator import database, endings, speeds
 from orchestrator.endings import JobState, ShardState
 from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, JobStatus, ShardStatus
 from orchestrator.tables import Shard
-from workers.contracts import Directive, Failure, Part, ShardReport
+from workers.contracts import MODEL_NOT_LOADED, Directive, Failure, Part, ShardReport
 
 _CHANGES_JOB = {FailureKind.MODEL, FailureKind.ENGINE}
 
@@ -195,7 +195,10 @@ def _locked(connection: Connection, job_id: str, number: int) -> ShardState | No
 
 def _apply(connection: Connection, reports: Sequence[ShardReport], now: float, chance: random.Random) -> Applied:
     # A fault of the model ends a job, and one of its engine may split a shard of it.
-    changes_job = any(report.failure is not None and report.failure.kind in _CHANGES_JOB for report in reports)
+    changes_job = any(
+        report.failure is not None and (report.failure.kind in _CHANGES_JOB or report.failure.code == MODEL_NOT_LOADED)
+        for report in reports
+    )
     jobs = endings.lock_jobs(connection, sorted({report.job for report in reports}), to_write=changes_job)
     directives: dict[str, Directive] = {}
     wake = False

@@ -84,7 +84,7 @@ class Job(Base):
     items: Mapped[int]
     shard_count: Mapped[int]
     breaks: Mapped[int] = mapped_column(Integer)
-    """How often its engine broke under a shard that was alone in it."""
+    """How often its engine broke under a shard that was alone in it, or could not be loaded."""
     breaks_in_a_row: Mapped[int] = mapped_column(Integer)
     """Of these, since a shard was last done."""
 

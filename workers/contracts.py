@@ -34,6 +34,8 @@ APPLY_PROBE_TASK = "nightmill.apply_probe"
 DIRECTIVE_KEY = "nightmill:directive:{execution}"
 JOB_STOP_KEY = "nightmill:stop:{job}"
 WAKE_KEY = "nightmill:wake"
+MODEL_NOT_LOADED = "model_not_loaded"
+"""Code of the failure of a shard whose worker could not load the model; another worker may."""
 
 Row: TypeAlias = dict[str, Any]  # a row of the client's data: any JSON values
 

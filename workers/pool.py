@@ -21,7 +21,7 @@ from typing import Protocol, TypeAlias
 
 from models.errors import FailureKind, ModelError
 from models.spec import ModelInfo
-from workers.contracts import ShardTask
+from workers.contracts import MODEL_NOT_LOADED, ShardTask
 from workers.execute import Outcome, Progress
 
 logger = logging.getLogger(__name__)
@@ -257,7 +257,7 @@ class ActorPool:
             raise trouble.error  # somebody else tried while this waited; one try is enough for all of them
         if trouble.tries >= LOAD_TRIES:
             message = f"the model could not be loaded {trouble.tries} times in a row: {trouble.error.message}"
-            raise ModelError(FailureKind.MODEL, trouble.error.code, message)
+            raise ModelError(FailureKind.PLATFORM, MODEL_NOT_LOADED, message)
 
     def _rests(self, model: Model) -> bool:
         trouble = self._troubles.get(model)

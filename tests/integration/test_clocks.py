@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from orchestrator import endings
 from orchestrator.finalize import Finaliser
 from orchestrator.jobs import Jobs
+from orchestrator.lifecycle import LONGEST_BACKOFF
 from orchestrator.reaper import REPUBLISH_SECONDS, SETTLE_SHARE, Reaper, apply_probe
 from tests.support.clocks import ManualClock
 from tests.support.shards import Outbox, apply, execution_id, finished, planned_job, report, shard_row, take
@@ -92,19 +93,21 @@ def test_a_clock_that_jumps_offers_no_shard_early(hosts: Hosts, jump: float) -> 
     hosts.pass_time(0)
     hosts.scheduler.advance(jump)
     assert hosts.pass_time(REPUBLISH_SECONDS - 1) == 0
-    assert hosts.pass_time(1) == 1
+    assert hosts.pass_time(1) == 0  # it asks first whether the worker's report is still on its way
+    assert hosts.pass_time(0) == 1
     assert hosts.outbox.shards == [task]
 
 
 def test_a_backoff_is_stretched_or_cut_by_the_difference_and_runs_once(hosts: Hosts) -> None:
-    """The control worker says when the shard is available, the scheduler when that is."""
+    """The control worker says when the shard is available, the scheduler when that is: never later than it could be."""
     job = planned_job(hosts.engine, hosts.scheduler, shards=1)
     [task] = take(hosts.engine, job, hosts.scheduler)
     execution = execution_id()
     apply(hosts.engine, hosts.control, report(task, "started", execution), report(task, "handed_back", execution))
     ahead = hosts.control() - hosts.scheduler()
     wait = max(0.0, endings.HAND_BACK_SECONDS + ahead)
-    assert wait <= endings.HAND_BACK_SECONDS + 300
+    if wait > LONGEST_BACKOFF:
+        wait = 0.0  # no pause is that long: the clocks differ
     if wait:
         hosts.pass_time(wait - 1)
         assert take(hosts.engine, job, hosts.scheduler) == []

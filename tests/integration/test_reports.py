@@ -35,7 +35,7 @@ from tests.support.shards import (
     shard_row,
     take,
 )
-from workers.contracts import Counts, ShardReport, ShardTask, Timings
+from workers.contracts import MODEL_NOT_LOADED, Counts, ShardReport, ShardTask, Timings
 
 
 class Given:
@@ -296,6 +296,30 @@ def test_an_engine_that_breaks_under_everything_fails_the_job(engine: Engine, cl
     view = Jobs(engine).get(given.job)
     assert (view.status, view.error and view.error.code) == (JobStatus.FINALIZING, "engine_died")
     assert view.counts.failed == 4 * 64
+
+
+def test_a_model_that_no_worker_can_load_fails_the_job_unless_another_worker_can(
+    engine: Engine, clock: ManualClock
+) -> None:
+    given = Given(engine, clock, shards=12)
+    not_loaded = failure(FailureKind.PLATFORM, MODEL_NOT_LOADED)
+
+    def fail_all(tasks: list[ShardTask]) -> None:
+        for task in tasks:
+            execution = execution_id()
+            given.apply(report(task, "started", execution), report(task, "failed", execution, failure=not_loaded))
+        clock.advance(120)
+
+    first, *rest = [given.task, *given.others]
+    fail_all(rest)
+    execution = execution_id()
+    given.apply(report(first, "started", execution), finished(first, execution))
+    fail_all(take(engine, given.job, clock))
+    assert Jobs(engine).get(given.job).status is JobStatus.IN_PROGRESS
+    fail_all(take(engine, given.job, clock))
+    view = Jobs(engine).get(given.job)
+    assert (view.status, view.error and view.error.code) == (JobStatus.FINALIZING, MODEL_NOT_LOADED)
+    assert (view.counts.ok, view.counts.failed) == (2, 22)
 
 
 def test_what_an_interrupted_execution_had_is_carried_over(given: Given) -> None:

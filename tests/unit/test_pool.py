@@ -191,7 +191,7 @@ def test_an_engine_that_never_loads_is_given_up_and_tried_anew_for_the_next() ->
     pool = world.pool()
     with pytest.raises(ModelError, match="5 times in a row: there is no room") as refused, pool.lend("a", "vllm"):
         pass
-    assert refused.value.kind is FailureKind.MODEL
+    assert (refused.value.kind, refused.value.code) == (FailureKind.PLATFORM, "model_not_loaded")
     with pool.lend("a", "vllm"):
         pass
 
