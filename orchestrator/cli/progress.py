@@ -52,8 +52,10 @@ class Speedometer:
         now = self._clock()
         done = job.counts.done
         tokens = job.usage.completion_tokens
-        # Nothing is measured before the first item. And a lost shard is run again: its items are open once more.
-        if done == 0 or (self._seen and done < self._seen[-1][1]):
+        # Nothing is measured before something is generated: the first items end together, long after they began. And a
+        # lost shard is run again: its items are open once more.
+        waits = done == 0 and job.phase not in {"generating", "writing"}
+        if waits or (self._seen and done < self._seen[-1][1]):
             self._seen.clear()
         self._seen.append((now, done, tokens))
         # The last one before the window stays: it is where the window's first step began.

@@ -173,6 +173,17 @@ def test_speed_and_time_left_are_those_of_the_last_seconds(clock: ManualClock) -
     assert (fallen_back.done, fallen_back.seconds_left) == (30, None)
 
 
+def test_the_time_before_the_first_item_ends_counts(clock: ManualClock) -> None:
+    speed = Speedometer(clock)
+    speed.look(job_view(phase="loading"))
+    clock.advance(10)
+    speed.look(job_view(phase="generating"))
+    clock.advance(9)
+    speed.look(job_view(phase="generating"))
+    clock.advance(1)
+    assert speed.look(job_view(ok=20, phase="generating")).tokens_per_second == 10.0
+
+
 @pytest.mark.parametrize(
     ("status", "phase", "words"),
     [
