@@ -46,6 +46,7 @@ class Speedometer:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: deque[tuple[float, int, int]] = deque()
+        self._waited = True
 
     def look(self, job: JobView) -> Snapshot:
         """The progress that a view shows, with speeds from the views of the last seconds."""
@@ -55,8 +56,10 @@ class Speedometer:
         # Nothing is measured before something is generated: the first items end together, long after they began. And a
         # lost shard is run again: its items are open once more.
         waits = done == 0 and job.phase not in {"generating", "writing"}
-        if waits or (self._seen and done < self._seen[-1][1]):
+        begins = done == 0 and self._waited
+        if waits or begins or (self._seen and done < self._seen[-1][1]):
             self._seen.clear()
+        self._waited = waits
         self._seen.append((now, done, tokens))
         # The last one before the window stays: it is where the window's first step began.
         while len(self._seen) > 2 and self._seen[1][0] <= now - WINDOW_SECONDS:
