@@ -61,7 +61,7 @@ SETTINGS = (
     Setting("threads sleep at once", environment={"KMP_BLOCKTIME": "0"}),
     Setting("64 sequences at once", {"max_num_seqs": 64}),
     Setting("32 sequences at once", {"max_num_seqs": 32}),
-    Setting("blocks of 32 tokens, not 128", {"block_size": 32}),
+    Setting("blocks of 128 tokens, not 32", {"block_size": 128}),
     Setting("no prefix cache", {"enable_prefix_caching": False}),
     Setting("ours, sampled with temperature", sampling={"temperature": 0.7}),
     Setting("ours, sampled with top_p", sampling=NUCLEUS),

@@ -86,6 +86,7 @@ def run_batch(folder: Path, weights_folder: Path, *, ours: bool) -> dict[str, An
             "--no-enable-chunked-prefill",
             f"--max-model-len={settings['max_model_len']}",
             f"--max-num-seqs={settings['max_num_seqs']}",
+            f"--block-size={settings['block_size']}",
             f"--kv-cache-memory-bytes={settings['kv_cache_memory_bytes']}",
         ]
     else:

@@ -29,6 +29,7 @@ def engine_arguments(folder: Path) -> dict[str, Any]:  # keyword arguments of vL
         "dtype": "bfloat16",
         "enforce_eager": True,  # compiling takes longer than most jobs on such a host
         "max_num_seqs": 256,
+        "block_size": 32,  # the least that a CPU's attention takes: prompts that begin alike share more of it
         "kv_cache_memory_bytes": GIB,
         "max_model_len": -1,  # as much of the model's context as fits that cache
         "logits_processors": ["models.backends.vllm_nucleus:NucleusProcessor"],
