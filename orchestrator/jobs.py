@@ -119,6 +119,18 @@ class Jobs:
         with database.reading(self.engine) as connection:
             return _view(connection, job_id)
 
+    def generation(self, job_id: str) -> int:
+        """What grows with every change of a job's status.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        with database.reading(self.engine) as connection:
+            found = connection.scalar(select(Job.generation).where(Job.id == job_id))
+        if found is None:
+            raise UnknownJobError(job_id)
+        return found
+
     def list(self, *, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Sequence[JobView]:
         """Jobs, the newest first, at most `limit` of them, beginning after the id `after`."""
         statement = select(*Job.__table__.columns).order_by(Job.id.desc()).limit(min(limit, MAX_PAGE))

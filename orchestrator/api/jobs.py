@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -27,10 +26,9 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 32 << 20
 """Bytes of a job with its inline items. More rows belong into a file."""
-LOOK_SECONDS = 1.0
-"""How often a job is looked at for those who watch it."""
-EAGER_LOOK_SECONDS = 0.1
-"""How often while it begins, and when it may end at any moment."""
+GLANCES = 5
+"""For those who watch a job: how often its status is looked at before all of it is, which costs much more."""
+GLANCE_SECONDS = 0.2
 _JOB_SCHEMA, _JOB_PARTS = msgspec.json.schema_components([JobView], ref_template="#/components/schemas/{name}")
 SCHEMAS: dict[str, Any] = {**_JOB_PARTS, "Error": ERROR_SCHEMA}  # JSON Schema, by name
 _ONE_JOB: dict[int | str, dict[str, Any]] = {  # OpenAPI
@@ -169,7 +167,8 @@ async def watch_job(
             seen = job
         if job.ended:
             return
-        begins = job.started_at is None and time.time() - job.created_at < 10.0
-        ends = 0 < 0.95 * job.items <= job.counts.done
-        await anyio.sleep(EAGER_LOOK_SECONDS if begins or ends else LOOK_SECONDS)
+        for _ in range(GLANCES):
+            await anyio.sleep(GLANCE_SECONDS)
+            if await run_in_threadpool(services.jobs.generation, job_id) != job.generation:
+                break
         job = await run_in_threadpool(services.jobs.get, job_id)
