@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,14 +25,13 @@ MEBIBYTE = 1 << 20
 SAMPLE_SECONDS = 0.25
 
 
-class Memory:
-    """The highest resident memory of every process below a root, by role, while the context is open."""
+class Sampler(ABC):
+    """Looks at something again and again, in a thread of its own, while the context is open."""
 
-    def __init__(self, root: int) -> None:
-        self.peaks: dict[str, int] = {}
-        self._root = root
+    def __init__(self, every: float) -> None:
+        self._every = every
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -41,19 +41,35 @@ class Memory:
         self._over.set()
         self._thread.join()
 
-    def _watch(self) -> None:
-        while not self._over.wait(SAMPLE_SECONDS):
+    def _run(self) -> None:
+        while not self._over.wait(self._every):
+            self._look()
+
+    @abstractmethod
+    def _look(self) -> None:
+        """Look once."""
+
+
+class Memory(Sampler):
+    """The highest resident memory of every process below a root, by role."""
+
+    def __init__(self, root: int) -> None:
+        super().__init__(SAMPLE_SECONDS)
+        self.peaks: dict[str, int] = {}
+        self._root = root
+
+    def _look(self) -> None:
+        try:
+            root = psutil.Process(self._root)
+            family = [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        for process in family:
             try:
-                root = psutil.Process(self._root)
-                family = [root, *root.children(recursive=True)]
+                role, size = _role(process), process.memory_info().rss
             except psutil.NoSuchProcess:
-                return
-            for process in family:
-                try:
-                    role, size = _role(process), process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-                self.peaks[role] = max(self.peaks.get(role, 0), size)
+                continue
+            self.peaks[role] = max(self.peaks.get(role, 0), size)
 
     def mebibytes(self) -> dict[str, int]:
         """Peaks in MiB, largest first."""

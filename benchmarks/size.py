@@ -11,17 +11,16 @@ import argparse
 import itertools
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import orjson
 from sqlalchemy import func, select
 
 from benchmarks.echo import SPEC, make_source
-from benchmarks.measuring import Memory, Stack, keep, machine, rows, said
+from benchmarks.measuring import Memory, Sampler, Stack, keep, machine, rows, said
 from orchestrator import database
 from orchestrator.tables import Execution, Job, Shard
 
@@ -29,34 +28,24 @@ LOOK_SECONDS = 0.5
 SHOWN_ROLES = ("api", "control worker", "scheduler", "generation worker", "model actor")
 
 
-class Looks:
-    """Looks at a job again and again, and notes how long each look took, in seconds."""
+class Looks(Sampler):
+    """Looks at a job, and notes how long each look took, in seconds."""
 
     def __init__(self, stack: Stack, job: str) -> None:
+        super().__init__(LOOK_SECONDS)
         self.shows: list[float] = []
         self.pages: list[float] = []
         self._stack = stack
         self._job = job
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
     def _look(self) -> None:
         client = self._stack.client
-        while not self._over.wait(LOOK_SECONDS):
-            started = time.perf_counter()
-            client.job(self._job)
-            self.shows.append(time.perf_counter() - started)
-            started = time.perf_counter()
-            client.results(self._job, limit=100)
-            self.pages.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        client.job(self._job)
+        self.shows.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        client.results(self._job, limit=100)
+        self.pages.append(time.perf_counter() - started)
 
 
 def run(folder: Path, items: int) -> dict[str, Any]:

@@ -417,8 +417,10 @@ def _close(connection: Connection, shard: ShardState, new: ShardStatus, now: flo
 
 def _error_of_job(connection: Connection, shard: ShardState) -> dict[str, Any]:
     """What a shard says of its items that were not done because its whole job failed."""
+    if shard.unwanted is not ShardStatus.FAILED:
+        return {}
     text = connection.execute(select(Job.error).where(Job.id == shard.job)).scalar_one()
-    if shard.unwanted is not ShardStatus.FAILED or text is None:
+    if text is None:
         return {}
     error = msgspec.json.decode(text, type=JobError)
     return {"error_code": error.code, "error_message": error.message}
