@@ -1,10 +1,11 @@
-"""The one protocol that every engine speaks."""
+"""The protocols that engines speak: one for text, and the same for images."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
+from models.images import ImageRequest, ImageResult
 from models.spec import ModelInfo, TextRequest, TextResult
 
 
@@ -43,4 +44,27 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """End the engine and every process that it started. May be called more than once."""
+        ...
+
+
+class ImageBackend(Protocol):
+    """An image engine in this process. It is used as a `Backend` is, with images in place of texts.
+
+    Requests of concurrent calls that agree in size and schedule are run together, in batches that fit the memory.
+    """
+
+    async def load(self) -> ModelInfo:
+        """As `Backend.load`."""
+        ...
+
+    def generate(self, requests: Sequence[ImageRequest]) -> AsyncGenerator[Sequence[ImageResult], None]:
+        """As `Backend.generate`. What cannot be made (an unknown class, a size that the model has not) is an error."""
+        ...
+
+    def quiet_seconds(self) -> float:
+        """As `Backend.quiet_seconds`."""
+        ...
+
+    async def close(self) -> None:
+        """As `Backend.close`."""
         ...
