@@ -75,6 +75,8 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Of a style transfer, in place of a style's name."""
     batch: int | None = None
     """Of a replay: the batch is padded to as many pictures, this request's first; None leaves it to the engine."""
+    place: int | None = None
+    """Of a replay: at which place in its batch the picture is made; for a request with one image and a `batch`."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +86,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     batch: int
     """How many pictures were made in the batch that it was made in: a replay pads to as many."""
+    place: int = 0
+    """At which place in that batch, from 0: float kernels treat the last rows of a batch differently."""
 
 
 class ImageResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,6 +45,8 @@ class Batch:
     shape: Hashable
     pictures: list[Picture]
     size: int
+    place: int = 0
+    """Where the first picture's result is taken from. Other than 0 only where the first is the only one."""
 
     def padded(self) -> list[Picture]:
         """As many pictures as the batch has places: its own first, then again from the first on."""
@@ -78,36 +80,40 @@ class BatchSizes:
 
 
 class WaitingPictures:
-    """Pictures that wait for their batch, by shape. A request that names a batch size waits among its like alone."""
+    """Pictures that wait for their batch, by shape.
+
+    What names a batch size waits among its like alone, and what names a place in it is painted alone.
+    """
 
     def __init__(self, sizes: BatchSizes) -> None:
         self._sizes = sizes
         self._arrivals = itertools.count()
-        self._queues: dict[tuple[Hashable, int | None], OrderedDict[str, tuple[int, Picture]]] = {}
+        self._queues: dict[tuple[Hashable, int | None, int | None], OrderedDict[str, tuple[int, Picture]]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._queues)
 
     def add(self, picture: Picture, shape: Hashable) -> None:
         """Let a picture wait behind those of its shape."""
-        queue = self._queues.setdefault((shape, picture.request.batch), OrderedDict())
+        queue = self._queues.setdefault((shape, picture.request.batch, picture.request.place), OrderedDict())
         queue[picture.id] = next(self._arrivals), picture
 
     def take(self) -> Batch:
         """The next batch: of the shape whose oldest picture has waited longest. There must be one."""
         key = min(self._queues, key=lambda key: next(iter(self._queues[key].values()))[0])
-        shape, asked = key
+        shape, asked, place = key
         queue = self._queues[key]
         size = asked or self._sizes.of(shape)
-        pictures = [queue.popitem(last=False)[1][1] for _ in range(min(size, len(queue)))]
+        count = min(size, len(queue)) if place is None else 1
+        pictures = [queue.popitem(last=False)[1][1] for _ in range(count)]
         if not queue:
             del self._queues[key]
-        return Batch(shape, pictures, asked or len(pictures))
+        return Batch(shape, pictures, asked or count, place or 0)
 
     def put_back(self, batch: Batch) -> None:
         """Let the pictures of a batch that did not fit wait again, before all others."""
-        key = batch.shape, batch.pictures[0].request.batch
-        queue = self._queues.setdefault(key, OrderedDict())
+        first = batch.pictures[0].request
+        queue = self._queues.setdefault((batch.shape, first.batch, first.place), OrderedDict())
         for place, picture in reversed(list(enumerate(batch.pictures))):
             queue[picture.id] = place - len(batch.pictures), picture
             queue.move_to_end(picture.id, last=False)

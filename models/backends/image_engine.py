@@ -81,7 +81,7 @@ class ImageEngine(ThreadedEngine[Picture, Painted]):
         for picture in tasks:
             if picture.request is not request:  # the pictures of a request come one after the other
                 request = picture.request
-                shape = self.shape(request)
+                shape = _padding_error(request) or self.shape(request)
             if isinstance(shape, ItemError):
                 refused.append(Painted(picture.id, error=shape))
             else:
@@ -136,11 +136,13 @@ class ImageEngine(ThreadedEngine[Picture, Painted]):
         with torch.inference_mode():
             pixels = self.paint(batch.shape, padded)
         done: list[Painted] = []
-        for picture, painted in zip(batch.pictures, pixels, strict=False):  # what follows is padding
+        for place, picture in enumerate(batch.pictures, start=batch.place):
+            painted = pixels[place]
             if isinstance(painted, ItemError):
                 done.append(Painted(picture.id, error=painted))
             else:
-                done.append(Painted(picture.id, Image(pixels=painted, seed=picture.seed, batch=batch.size)))
+                image = Image(pixels=painted, seed=picture.seed, batch=batch.size, place=place)
+                done.append(Painted(picture.id, image))
         return done
 
     def _forget_soon(self, ids: Sequence[str]) -> None:
@@ -149,6 +151,14 @@ class ImageEngine(ThreadedEngine[Picture, Painted]):
     def _forget(self, ids: tuple[str, ...]) -> None:
         self._pictures.forget(ids)
         self._forgotten.difference_update(ids)
+
+
+def _padding_error(request: ImageRequest) -> ItemError | None:
+    size = 1 if request.batch is None else request.batch
+    place = request.place or 0
+    if size >= 1 and 0 <= place < size and (place == 0 or request.n == 1):
+        return None
+    return ItemError("invalid_request", f"there is no place {place} for {request.n} images in a batch of {size}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

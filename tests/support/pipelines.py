@@ -98,16 +98,16 @@ def _sd3(scale: int) -> diffusers.DiffusionPipeline:
         transformer=diffusers.SD3Transformer2DModel(
             sample_size=SIDE // 2,
             patch_size=2,
-            in_channels=4,
+            in_channels=16,  # by which the pipelines tell an inpainting transformer
             num_layers=2,
             attention_head_dim=8,
             num_attention_heads=4 * scale,
             caption_projection_dim=32 * scale,
             joint_attention_dim=2 * WIDTH,
             pooled_projection_dim=2 * WIDTH,
-            out_channels=4,
+            out_channels=16,
         ),
-        vae=_vae(shift_factor=0.06),
+        vae=_vae(latent_channels=16, shift_factor=0.06),
         text_encoder=transformers.CLIPTextModelWithProjection(_clip_config()),
         text_encoder_2=transformers.CLIPTextModelWithProjection(_clip_config()),
         text_encoder_3=transformers.T5EncoderModel(_t5_config(2 * WIDTH)),
@@ -156,14 +156,14 @@ def _unet(scale: int, **options: object) -> diffusers.UNet2DConditionModel:
     )
 
 
-def _vae(**options: float) -> diffusers.AutoencoderKL:
+def _vae(*, latent_channels: int = 4, **options: float) -> diffusers.AutoencoderKL:
     return diffusers.AutoencoderKL(
         block_out_channels=(32, 64),
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
         up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
-        latent_channels=4,
+        latent_channels=latent_channels,
         sample_size=SIDE,
         **options,
     )
