@@ -34,6 +34,7 @@ def save_pipeline(family: str, folder: Path, *, seed: int = 0, scale: int = 1) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         diffusers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
         torch.manual_seed(seed)
         pipeline = {"sd": _sd, "sdxl": _sdxl, "sd3": _sd3, "flux": _flux}[family](scale)
         # Random weights paint nearly the same grey whatever they are told; louder ones tell prompts and seeds apart.
