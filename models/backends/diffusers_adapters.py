@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,9 +101,15 @@ class AdapterShelf:
         name = f"adapter{next(self._numbers)}"
         path = Path(file)
         try:
-            self._pipeline.load_lora_weights(
-                str(path.parent), weight_name=path.name, adapter_name=name, use_safetensors=True, local_files_only=True
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # peft wonders at a second adapter
+                self._pipeline.load_lora_weights(
+                    str(path.parent),
+                    weight_name=path.name,
+                    adapter_name=name,
+                    use_safetensors=True,
+                    local_files_only=True,
+                )
         except (ValueError, RuntimeError, KeyError, TypeError, OSError, safetensors.SafetensorError) as error:
             return ItemError("adapter_unfit", f"the adapter {file} does not fit the model: {weights.first_line(error)}")
         finally:

@@ -23,8 +23,8 @@ from tests.support.pipelines import CLIP_TOKENS, FAMILIES, SIDE, save_adapter, s
 # diffusers' schedulers convert tensors as NumPy 2 no longer likes to.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-LEVELS = 8
-"""How far a pixel may be off in other company, of 255: bfloat16 shows a batch's shape. Float32 is off by 1 at most."""
+LEVELS = 4
+"""How far a pixel may be off in other company, of 255. Measured: 1 at most in float32, 0 in bfloat16."""
 BATCHES = (1, 2, 3, 5, 8)
 
 
@@ -190,12 +190,9 @@ async def test_a_schedule_is_taken_by_name(folders: dict[str, Path]) -> None:
 )
 async def test_every_usual_schedule_draws_each_picture_from_its_own_seed(folders: dict[str, Path], name: str) -> None:
     async with opened(folders["sd"]) as backend:
-        alone = await image_of(backend, settings={"scheduler": name})
-        _, again = await ask(
-            backend,
-            request(0, seed=5, settings={"scheduler": name}),
-            request(1, settings={"scheduler": name}),
-        )
+        settings = {"scheduler": name, "steps": 6}
+        alone = await image_of(backend, settings=settings)
+        _, again = await ask(backend, request(0, seed=5, settings=settings), request(1, settings=settings))
         assert distance(again.images[0].pixels, alone.pixels) <= LEVELS
 
 
