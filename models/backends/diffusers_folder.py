@@ -93,7 +93,7 @@ def _read_index(folder: Path, name: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise UnknownModelError(f"the model folder {name!r} does not exist on this machine", "model_folder_missing")
     try:
-        index: dict[str, Any] = json.loads((folder / INDEX).read_bytes())
+        index: Any = json.loads((folder / INDEX).read_bytes())
     except FileNotFoundError as error:
         raise UnknownModelError(f"the model folder {name!r} has no {INDEX}", "model_folder_incomplete") from error
     except ValueError as error:
@@ -109,7 +109,8 @@ def _read_index(folder: Path, name: str) -> dict[str, Any]:
             f"diffusers {diffusers.__version__} has no pipeline {class_name!r}, which {name!r} asks for",
             "model_class_unknown",
         )
-    return index
+    components: dict[str, Any] = index
+    return components
 
 
 def _fetch(name: str) -> Path:

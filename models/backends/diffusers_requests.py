@@ -11,6 +11,7 @@ import diffusers
 
 from models.backends.diffusers_adapters import Adapters
 from models.backends.diffusers_device import Pipeline
+from models.errors import UnknownModelError
 from models.images import ImageRequest
 from models.spec import ItemError
 
@@ -21,6 +22,8 @@ AUTO: dict[Mode, Any] = {
     "inpaint": diffusers.AutoPipelineForInpainting,
 }
 DEFAULT_STRENGTH: dict[Mode, float] = {"edit": 0.8, "inpaint": 1.0}
+NEEDED = frozenset({"prompt", "num_inference_steps", "generator", "output_type"})
+"""What a pipeline must take to make an image from a prompt, and the same one again."""
 FOREIGN_NOISE = frozenset({"DPMSolverSDEScheduler"})
 """Schedulers whose noise is drawn by another library, one seed for a whole batch: no picture could be made again."""
 
@@ -51,10 +54,16 @@ class Task:
 
 
 def open_tasks(pipeline: Pipeline) -> dict[Mode, Task]:
-    """What a loaded pipeline can do, all of it on the same parts in memory."""
+    """What a loaded pipeline can do, all of it on the same parts in memory.
+
+    Raises:
+        UnknownModelError: it does not make images from prompts.
+    """
     name = type(pipeline).__name__
     own: Mode = "inpaint" if "Inpaint" in name else "edit" if "Img2Img" in name or "Pix2Pix" in name else "generate"
     tasks: dict[Mode, Task] = {own: Task(own, pipeline)}
+    if not tasks[own].takes.keys() >= NEEDED or "num_frames" in tasks[own].takes:
+        raise UnknownModelError(f"{name} does not make images from prompts", "wrong_kind")
     unet, vae = getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)
     if unet is not None and vae is not None and unet.config.in_channels != vae.config.latent_channels:
         return tasks  # made for inputs beside the noise: a mask, an image
@@ -205,7 +214,8 @@ def _default_side(pipeline: Pipeline) -> tuple[int, int]:
     unet = getattr(pipeline, "unet", None)
     size = unet.config.sample_size if unet is not None else getattr(pipeline, "default_sample_size", 128)
     height, width = (size, size) if isinstance(size, int) else size
-    return width * pipeline.vae_scale_factor, height * pipeline.vae_scale_factor
+    factor: int = getattr(pipeline, "vae_scale_factor", 1)
+    return width * factor, height * factor
 
 
 def _longest_reader(task: Task) -> tuple[Any, int]:

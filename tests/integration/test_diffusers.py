@@ -15,10 +15,18 @@ import numpy as np
 import pytest
 import torch
 
+from models.backends import diffusers_device
 from models.backends.diffusers import DiffusersBackend
 from models.errors import FailureKind, ModelError
 from models.images import Image, ImageRequest, ImageResult, ImageSettings, Pixels
-from tests.support.pipelines import CLIP_TOKENS, FAMILIES, SIDE, save_adapter, save_pipeline
+from tests.support.pipelines import (
+    CLIP_TOKENS,
+    FAMILIES,
+    SIDE,
+    diffusers,  # imported without its warnings
+    save_adapter,
+    save_pipeline,
+)
 
 # diffusers' schedulers convert tensors as NumPy 2 no longer likes to.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -126,11 +134,13 @@ async def test_a_masked_part_is_painted_anew(folders: dict[str, Path], family: s
         assert distance(one.pixels[corner], other.pixels[corner]) < distance(one.pixels[inside], other.pixels[inside])
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_company_hardly_shows_and_a_replay_in_its_batch_and_place_is_exact(
-    folders: dict[str, Path], family: str
+    folders: dict[str, Path], family: str, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Float kernels depend on a batch's shape and on a row's place in it, and on nothing else."""
+    monkeypatch.setattr(diffusers_device, "precision", lambda _: precision)
     async with opened(folders[family]) as backend:
         alone = await image_of(backend)
         worst = 0
@@ -144,7 +154,7 @@ async def test_company_hardly_shows_and_a_replay_in_its_batch_and_place_is_exact
             worst = max(worst, distance(image.pixels, alone.pixels))
             replayed = await image_of(backend, batch=size, place=place)
             assert np.array_equal(replayed.pixels, image.pixels)
-        print(f"{family}: in other company a pixel is off by {worst} of 255")
+        print(f"{family}, {precision}: in other company a pixel is off by {worst} of 255")
         assert worst <= LEVELS
 
 
@@ -431,6 +441,20 @@ async def test_a_folder_that_may_not_or_cannot_be_loaded(
     with pytest.raises(ModelError, match=told) as raised:
         await DiffusersBackend(str(folder), cache_dir=tmp_path).load()
     assert (raised.value.kind, raised.value.code) == (FailureKind.MODEL, code)
+
+
+async def test_a_pipeline_that_reads_no_prompt_is_no_model_for_images(tmp_path: Path) -> None:
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
+    with pytest.raises(ModelError) as raised:
+        await DiffusersBackend(str(tmp_path / "ddpm"), cache_dir=tmp_path).load()
+    assert (raised.value.kind, raised.value.code) == (FailureKind.MODEL, "wrong_kind")
 
 
 async def test_halved_weights_are_loaded_where_there_are_no_others(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ async def test_calls_share_batches_and_shapes_do_not(backend: PaintingBackend) -
     calls = [asyncio.create_task(backend.ask(request(0, side=9)))]
     await asyncio.to_thread(painting.wait, 30)
     calls += [asyncio.create_task(backend.ask(request(index, side=side))) for index, side in ((1, 1), (2, 2), (3, 1))]
-    await asyncio.sleep(0)  # each call runs as far as to where it waits
+    await asyncio.wait(calls, timeout=0)  # each call runs as far as to where it waits
     gate.set()
     await asyncio.gather(*calls)
     assert backend.painter.batches == [[0], [1, 3], [2]]
@@ -234,7 +234,7 @@ async def test_an_engine_is_closed_in_the_middle_of_a_batch(backend: PaintingBac
     call = asyncio.create_task(backend.ask(request(0)))
     await asyncio.to_thread(steps.in_a_step.wait, 30)
     closing = asyncio.create_task(backend.close())
-    await asyncio.sleep(0)
+    await asyncio.wait([closing], timeout=0)
     steps.on.release(100)
     await closing
     with pytest.raises(ModelError) as raised:
