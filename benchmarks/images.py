@@ -109,15 +109,18 @@ async def _measure(rounds: int, count: int, steps: int) -> dict[str, Any]:
             best, tried = await asyncio.to_thread(bare.best_batch, requests)
         await _ours(backend, requests[:1])
         speeds: dict[str, list[float]] = {"bare pipeline": [], "back-end": []}
+        computed: dict[str, list[float]] = {name: [] for name in speeds}
         batches: list[int] = []
         for number in range(rounds):
             for participant in list(speeds)[:: 1 if number % 2 == 0 else -1]:
+                at_start = time.process_time()
                 with said(f"round {number + 1}: {participant}"):
                     if participant == "back-end":
                         seconds, batches = await _ours(backend, requests)
                     else:
                         seconds = await asyncio.to_thread(bare.run, requests, best)
                 speeds[participant].append(count / seconds)
+                computed[participant].append((time.process_time() - at_start) / count)
         await backend.close()
     each = [ours / other for ours, other in zip(speeds["back-end"], speeds["bare pipeline"], strict=True)]
     return {
@@ -131,6 +134,7 @@ async def _measure(rounds: int, count: int, steps: int) -> dict[str, Any]:
         "tried": tried,
         "batch": {"bare pipeline": best, "back-end": statistics.mode(batches)},
         "images_per_second": {name: {**summary(found), "each": found} for name, found in speeds.items()},
+        "processor_seconds_per_image": {name: summary(found) for name, found in computed.items()},
         "ratio": {**summary(each), "each": each, "goal": GOAL},
     }
 
@@ -142,9 +146,14 @@ def _table(figures: dict[str, Any]) -> str:
         f"{figures['machine']['load_before']:.1f})\n\n"
     )
     speeds = rows(
-        ["participant", "batch", "images/s, median", "min", "max"],
+        ["participant", "batch", "images/s, median", "min", "max", "processor seconds an image, median"],
         [
-            [name, figures["batch"][name], *(f"{speed[key]:.2f}" for key in ("median", "min", "max"))]
+            [
+                name,
+                figures["batch"][name],
+                *(f"{speed[key]:.2f}" for key in ("median", "min", "max")),
+                f"{figures['processor_seconds_per_image'][name]['median']:.2f}",
+            ]
             for name, speed in figures["images_per_second"].items()
         ],
     )
