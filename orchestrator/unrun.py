@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from models.spec import ItemError
 from orchestrator.lifecycle import ShardStatus
-from workers.contracts import Row, SourceRange, TextWork
+from workers.contracts import Row, SourceRange, Work
 from workers.records import Record, earlier_records, encode_record
 from workers.sources import SourceError, read_rows
 from workers.store import ObjectStore, StoreError
@@ -35,7 +35,7 @@ class UnrunShard(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None
 
 
-def spell_out(shard: UnrunShard, work: TextWork, store: ObjectStore, start: int) -> Iterator[bytes]:
+def spell_out(shard: UnrunShard, work: Work, store: ObjectStore, start: int) -> Iterator[bytes]:
     """The records of a shard from item `start` on, one line each, without newlines.
 
     Raises:
@@ -75,7 +75,7 @@ def spell_out(shard: UnrunShard, work: TextWork, store: ObjectStore, start: int)
         )
 
 
-def _rows(shard: UnrunShard, work: TextWork, store: ObjectStore) -> Iterator[Row]:
+def _rows(shard: UnrunShard, work: Work, store: ObjectStore) -> Iterator[Row]:
     """The row of each item, grid values included; nothing where the source is gone: the records do without."""
     if work.custom_id is None and not work.keep:
         return
