@@ -248,6 +248,8 @@ def check_static(spec: JobSpec, now: datetime, *, allow_faults: bool = False) ->
             "options: the echo model's faults are switched off; set NIGHTMILL_ALLOW_FAULTS=1 where tests run",
             param="options",
         )
+    if spec.replay is not None:
+        raise SpecError("replay is for the service itself; use `nightmill replay JOB INDEX`", param="replay")
     try:
         if spec.kind == "image":
             check_image_model(spec.model, spec.steps)

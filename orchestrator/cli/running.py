@@ -52,7 +52,7 @@ def run(
     from orchestrator.cli.following import FIRST_FEW, Ending, conclude, follow
     from orchestrator.cli.progress import display
     from orchestrator.cli.reach import any_service, settings_for
-    from orchestrator.cli.saving import save_results
+    from orchestrator.cli.saving import save_job
 
     settings = settings_for(data_dir)
     spec = checked_job(job_file, overrides, allow_faults=settings.allow_faults)
@@ -73,7 +73,7 @@ def run(
             raise
         if out is not None and job.items:
             shown.phase("saving")
-            where = str(save_results(client, job.id, out, form))
+            where = str(save_job(client, job, out, form))
         else:
             where = f"nightmill results {job.id} --out DIR"
         samples = () if as_json or not job.items else tuple(client.results(job.id, limit=FIRST_FEW).data)

@@ -51,10 +51,10 @@ from workers.contracts import (
     part_key,
     partial_key,
 )
-from workers.text_items import TextItems
 from workers.records import BrokenPartError, describe_part, earlier_records, item_seed, read_part
 from workers.sources import read_rows
 from workers.store import MissingObjectError, ObjectStore, open_store
+from workers.text_items import TextItems
 
 LEASE = 60.0
 MAX_LIVE = 2

@@ -21,9 +21,9 @@ from workers.contracts import (
     ShardReport,
     ShardTask,
     SourceRange,
-    Work,
     Timings,
     UnknownVersionError,
+    Work,
     decode,
     encode,
 )

@@ -9,8 +9,8 @@ import pytest
 
 from models.spec import ItemError, Message, ModelInfo, Output, TextRequest, TextResult, Usage
 from workers.contracts import CountRange, Counts, Row, ShardTask, Work
-from workers.text_items import TextItems
 from workers.records import BrokenPartError, EarlierRecord, earlier_records, item_seed, read_part
+from workers.text_items import TextItems
 
 INFO = ModelInfo(
     model="small", revision="sha256:0", engine="vllm", context_length=64, reproducible="seeded", shards_in_flight=1
