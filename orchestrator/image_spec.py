@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.image_catalog import uses_model
 from models.images import ImageFormat, ImageSettings, StepName
-from workers.contracts import ImageWork, Replay
+from workers.contracts import ImageWork, Replay, Row
 
 Text = Annotated[str, Field(min_length=1)]
 DEFAULT_STEPS: tuple[StepName, ...] = ("generate",)
 FIRST_STEPS: tuple[StepName, ...] = ("generate", "edit", "inpaint")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+"""By these a row's value is taken for the path of an image."""
+LONGEST_PATH = 4096
 _SETTINGS_OF: dict[str, tuple[StepName, ...]] = {
     "steps": FIRST_STEPS,
     "guidance": FIRST_STEPS,
@@ -178,3 +182,22 @@ def default_model(data: dict[str, Any]) -> str | None:
     if isinstance(steps, list | tuple) and steps and all(isinstance(step, str) for step in steps):
         return None if set(steps) & set(FIRST_STEPS) else str(steps[0])
     return None
+
+
+def with_absolute_paths(fields: ImageFields, row: Row, folder: Path) -> Row:
+    """A row whose paths of images, relative to `folder`, are absolute."""
+    found = {name: str(folder / path) for name in fields.input_fields if (path := path_in(row.get(name))) is not None}
+    return {**row, **found} if found else row
+
+
+def path_in(value: object) -> str | None:
+    """The path that a field holds; None where it holds a URI, the image itself, or nothing."""
+    if (
+        not isinstance(value, str)
+        or not value
+        or len(value) > LONGEST_PATH
+        or "://" in value
+        or value.startswith("data:")
+    ):
+        return None
+    return value if Path(value).suffix.lower() in SUFFIXES else None

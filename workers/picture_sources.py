@@ -41,11 +41,6 @@ def load_picture(value: object, field: str, store: ObjectStore, *, mask: bool = 
         raise PictureError(error.error.code, f"{field}: {error.error.message}") from error
 
 
-def is_data(value: str) -> bool:
-    """Whether a value is the image itself, and not where it lies."""
-    return _DATA_URI.match(value) is not None
-
-
 def _data(value: str, store: ObjectStore) -> bytes:
     if "://" in value[:16]:
         return _stored(value, store)

@@ -54,7 +54,7 @@ def compare(before: bytes, after: bytes) -> Comparison:
         )
         return Comparison(same_bytes=False, same_pixels=False, sizes=sizes)
     apart = np.abs(first - second)
-    return Comparison(False, not apart.any(), int(apart.max()), float(apart.mean()))
+    return Comparison(same_bytes=False, same_pixels=not apart.any(), largest=int(apart.max()), mean=float(apart.mean()))
 
 
 @guarded
