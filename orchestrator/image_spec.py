@@ -17,6 +17,8 @@ FIRST_STEPS: tuple[StepName, ...] = ("generate", "edit", "inpaint")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 """By these a row's value is taken for the path of an image."""
 LONGEST_PATH = 4096
+METADATA = "nightmill.replay"
+"""Under this name a replay's metadata say of what: `job/index/image`."""
 _SETTINGS_OF: dict[str, tuple[StepName, ...]] = {
     "steps": FIRST_STEPS,
     "guidance": FIRST_STEPS,

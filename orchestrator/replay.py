@@ -6,7 +6,7 @@ import msgspec
 from sqlalchemy import select
 
 from orchestrator import database
-from orchestrator.image_spec import ReplayOf
+from orchestrator.image_spec import METADATA, ReplayOf
 from orchestrator.job_images import UnknownImageError, read_record
 from orchestrator.jobs import ConflictError, Jobs
 from orchestrator.results import shards_from
@@ -17,7 +17,6 @@ from workers.contracts import Row, Work
 from workers.sources import SourceError
 from workers.store import ObjectStore, StoreError
 
-METADATA = "nightmill.replay"
 _works = msgspec.json.Decoder(Work)
 
 

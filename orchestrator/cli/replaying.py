@@ -72,11 +72,16 @@ def replay(
     from orchestrator.cli.progress import display
     from orchestrator.cli.reach import any_service, settings_for
     from orchestrator.cli.saving import save_file
+    from orchestrator.image_spec import METADATA
 
     progress = display(stderr())
     with progress as shown, any_service(settings_for(data_dir), shown.phase) as service:
         client = service.client
         job = find_job(client, job_id)
+        if (
+            job_id == "last" and METADATA in job.metadata
+        ):  # the newest job is a replay; the one that it repeats is meant
+            job = client.job(job.metadata[METADATA].partition("/")[0])
         again = follow(client, client.replay(job.id, index, image).id, shown)
         records = client.results(again.id, limit=1).data if again.items else []
         if not records or not records[0].get("images"):
