@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from PIL import Image
 
 from tests.support.commands import ROOT, Nightmill
 from tests.support.eventually import eventually
@@ -70,6 +71,48 @@ def test_a_csv_job_runs_from_the_file_to_the_results(anywhere: Nightmill, catalo
     with (tmp_path / "table" / "results.csv").open(newline="") as file:
         assert [row["input.tone"] for row in csv.DictReader(file)] == list(TONES) * ROWS
     assert anywhere.json("errors", "last") == []
+    anywhere.none_is_left()
+
+
+def test_an_image_job_runs_from_the_file_to_a_gallery(anywhere: Nightmill, tmp_path: Path) -> None:
+    job = tmp_path / "images.yaml"
+    spec = {
+        "kind": "image",
+        "model": "echo",
+        "prompt": "shoe {{ index }}",
+        "n": 2,
+        "source": {"count": 40},
+        "image": {"width": 32, "height": 24},
+        "options": {"fail_on": [7]},
+    }
+    job.write_text(json.dumps(spec))
+    anywhere.run("up", "--detach", "--port", "0")
+    said = anywhere.run("run", job, "--out", tmp_path / "out")
+    assert "39 ok · 1 failed" in said
+    assert "images   78" in said
+    out = tmp_path / "out"
+    records = [orjson.loads(line) for line in (out / "records.jsonl").read_bytes().splitlines()]
+    assert [record["index"] for record in records] == list(range(40))
+    assert len(list((out / "images").iterdir())) == 78
+    assert {path.name for path in out.iterdir()} == {"records.jsonl", "images", "contact-001.png", "gallery.html"}
+    assert "same pixels, same bytes" in anywhere.run("replay", "last", "33", "--image", "1")
+    assert "has no image" in anywhere.run("replay", "last", "7", code=2)
+
+    # A local picture goes along with the rows, and is what an edit starts from.
+    edit = {
+        "kind": "image",
+        "model": "echo",
+        "prompt": "as before",
+        "steps": ["edit"],
+        "input": "photo",
+        "image": {"strength": 0.001},
+        "source": {"items": [{"photo": "out/images/3-0.png"}, {"photo": "out/gallery.html"}]},
+    }
+    job.write_text(json.dumps(edit))
+    assert "1 ok · 1 failed" in anywhere.run("run", job, "--out", tmp_path / "edited")
+    before, after = (Image.open(tmp_path / name) for name in ("out/images/3-0.png", "edited/images/0.png"))
+    assert list(before.getdata()) == list(after.getdata())
+    anywhere.run("down")
     anywhere.none_is_left()
 
 
