@@ -14,6 +14,7 @@ from models.backends.image_chain import ImageChain, Stage
 from models.errors import FailureKind, ModelError
 from models.images import Image, ImageRequest, ImageResult, ImageSettings
 from models.spec import ItemError, ModelInfo, output_seed
+from tests.support.turns import turns
 
 
 class Plus:
@@ -44,7 +45,7 @@ class Plus:
         self.asked.append(list(requests))
         try:
             for request in requests:
-                await asyncio.sleep(0)
+                await turns()
                 if self.gate is not None:
                     await self.gate.wait()
                 if self.broken is not None:
@@ -126,8 +127,7 @@ async def test_stages_work_side_by_side() -> None:
     second.gate = asyncio.Event()
     going = chain(first, second).generate(asks(200))
     getting = asyncio.ensure_future(anext(going))
-    for _ in range(2000):
-        await asyncio.sleep(0)
+    await turns(2000)
     assert second.asked  # it was begun long before the first had ended
     assert not getting.done()
     second.gate.set()
@@ -149,8 +149,7 @@ async def test_a_slow_stage_holds_up_the_one_before(monkeypatch: pytest.MonkeyPa
     second.gate = asyncio.Event()
     going = chain(Counting(1), second).generate(asks(100))
     getting = asyncio.ensure_future(anext(going))
-    for _ in range(2000):
-        await asyncio.sleep(0)
+    await turns(2000)
     assert made < 20
     second.gate.set()
     await getting

@@ -20,6 +20,7 @@ from models.backends.echo_images import EchoImages, paint
 from models.errors import FailureKind, ModelError
 from models.images import ImageRequest, ImageResult, ImageSettings, Pixels
 from models.spec import output_seed
+from tests.support.turns import turns, turns_until
 from workers import image_shard
 from workers.contracts import ByteRange, CountRange, ImageWork, Replay, Row, ShardTask, SourceRange, Work
 from workers.execute import Execution
@@ -234,8 +235,7 @@ async def test_nothing_is_stored_before_the_execution_owns_its_shard(tmp_path: P
     store, backend = FolderStore(tmp_path), EchoImages()
     execution = Execution(task(), "E", store)
     running = asyncio.create_task(execution.run(backend, await backend.load()))
-    for _ in range(50):
-        await asyncio.sleep(0)
+    await turns(50)
     assert not list(store.list("jobs/"))
     execution.granted.set()
     await running
@@ -264,9 +264,7 @@ async def test_an_interrupted_execution_keeps_the_items_whose_images_are_stored(
     execution.granted.set()
     running = asyncio.create_task(execution.run(backend, info))
     await asyncio.to_thread(store.waits.wait, 30)
-    async with asyncio.timeout(30):
-        while execution.progress().counts.ok < 5:  # noqa: ASYNC110 - it tells nobody of its progress
-            await asyncio.sleep(0)
+    await turns_until(lambda: execution.progress().counts.ok == 5)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -291,12 +289,9 @@ async def test_a_store_that_fails_for_good_fails_the_shard_with_its_own_error(tm
         def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
             raise StoreError("it is away")
 
-    async def no_sleep(_: float) -> None:
-        await asyncio.sleep(0)
-
     times = iter(range(0, 100_000, 10))
     backend = EchoImages()
-    execution = Execution(task(), "E", Away(tmp_path), clock=lambda: float(next(times)), sleep=no_sleep)
+    execution = Execution(task(), "E", Away(tmp_path), clock=lambda: float(next(times)), sleep=lambda _: turns())
     execution.granted.set()
     with pytest.raises(StoreError, match="it is away"):
         await execution.run(backend, await backend.load())
