@@ -180,6 +180,41 @@ async def test_a_mask_must_cover_its_image(tmp_path: Path) -> None:
     assert bad["error"]["code"] == "invalid_image"
 
 
+async def test_input_of_the_next_items_is_read_while_the_first_are_made_and_no_more_than_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path)
+    photo = png(np.full((16, 24, 3), 100, np.uint8))
+    source = rows(store, *({"photo": photo} for _ in range(40)))
+    monkeypatch.setattr(image_shard, "CALL_ITEMS", 2)
+    loaded: list[int] = []
+    load = image_shard.load_picture
+
+    def counted(*given: Any, **more: Any) -> Pixels:
+        loaded.append(1)
+        return load(*given, **more)
+
+    monkeypatch.setattr(image_shard, "load_picture", counted)
+    open_gate = asyncio.Event()
+
+    class Gated(EchoImages):
+        async def generate(self, requests: Sequence[ImageRequest]) -> AsyncGenerator[Sequence[ImageResult], None]:
+            await open_gate.wait()
+            async for results in super().generate(requests):
+                yield results
+
+    backend = Gated()
+    execution = Execution(task(40, source=source, steps=("edit",), input="photo"), "E", store)
+    execution.granted.set()
+    running = asyncio.create_task(execution.run(backend, await backend.load()))
+    most = image_shard.CALLS * image_shard.CALL_ITEMS
+    await turns_until(lambda: len(loaded) == most)  # beyond the two that the first call has
+    await turns(200)
+    assert len(loaded) == most
+    open_gate.set()
+    assert (await running).counts.ok == 40
+
+
 class Scores:
     """A classifier that objects to pictures of one colour."""
 

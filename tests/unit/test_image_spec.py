@@ -95,6 +95,14 @@ def test_what_does_not_go_together_is_named(name: str) -> None:
     assert says in str(refused.value)
 
 
+def test_the_line_of_a_field_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("kind: image\nmodel: echo\nprompt: x\nsource: {count: 1}\nimage:\n  style: mosaic\n")
+    with pytest.raises(SpecError) as refused:
+        load_job_file(path)
+    assert (refused.value.param, refused.value.line) == ("image.style", 6)
+
+
 def test_an_input_that_is_no_column_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("name,picture\na,b.png\n")
     job = {**GOOD, **EDIT, "source": {"file": str(tmp_path / "rows.csv")}}
