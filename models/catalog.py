@@ -116,7 +116,7 @@ def check_model(name: str, engine: str = "auto") -> None:
     if engine == "auto" or engine in engines:
         return
     if engine not in get_args(Engine):
-        near = _nearest(engine, ("auto", *get_args(Engine)))
+        near = nearest_names(engine, ("auto", *get_args(Engine)))
         raise UnknownModelError(f"there is no engine {engine!r}{near}", "unknown_engine")
     raise UnknownModelError(
         f"the model {name!r} does not run on the engine {engine!r}, but on {' or '.join(engines)}", "wrong_engine"
@@ -164,6 +164,11 @@ def open_backend(name: str, *, engine: str = "auto", cache_dir: Path, options: E
     return opened
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id, `org/name`."""
+    return HUB_ID.fullmatch(name) is not None and ".." not in name and "--" not in name
+
+
 def _engines_of(name: str) -> tuple[Engine, ...]:
     entry = MODELS.get(name)
     if entry is not None:
@@ -171,15 +176,16 @@ def _engines_of(name: str) -> tuple[Engine, ...]:
     if weights.is_folder_name(name):
         weights.check_folder(name)
         return TEXT_ENGINES
-    if HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
+    if is_hub_id(name):
         return TEXT_ENGINES
-    near = _nearest(name, tuple(MODELS))
+    near = nearest_names(name, tuple(MODELS))
     raise UnknownModelError(
         f"there is no model {name!r}{near}. A model is one of {', '.join(sorted(MODELS))}, a local folder "
         "(/path, ./path) or a hub id (org/name)"
     )
 
 
-def _nearest(name: str, known: tuple[str, ...]) -> str:
+def nearest_names(name: str, known: tuple[str, ...]) -> str:
+    """The end of a message about a name that is not known: those that are close to it; empty where none is."""
     close = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""

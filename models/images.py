@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.spec import ItemError
+from models.spec import EchoOptions, ItemError
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """Height by width by 3 (RGB) or by 4 (RGBA), 0 to 255."""
@@ -64,6 +64,7 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     settings: ImageSettings
     n: int = 1
+    options: EchoOptions | None = None
     prompt: str = ""
     """What the picture shows; for a class-conditional model, the name of a class or plain words for one."""
     negative: str = ""

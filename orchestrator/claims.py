@@ -119,7 +119,7 @@ def finish(
         engine: The database.
         job_id: The job.
         owner: The planner.
-        work: workers.contracts.TextWork as JSON.
+        work: workers.contracts.Work as JSON.
         items: Items of the whole job.
         shard_count: Shards of the whole job.
         last: Shards that were not yet added.

@@ -179,6 +179,14 @@ class Client:
         with self._stream(f"{_job_path(job_id)}/results/content", params={"format": form}) as answer:
             yield from answer.iter_bytes(CHUNK)
 
+    def image(self, job_id: str, name: str) -> bytes:
+        """An image that a record of the job names, by the last part of its key."""
+        return self._send("GET", f"{_job_path(job_id)}/images/{quote(name, safe='')}").content
+
+    def replay(self, job_id: str, index: int, image: int) -> JobView:
+        """Make image `image` of an item again; the job that does so."""
+        return self._job("POST", f"{_job_path(job_id)}/replay?index={index}&image={image}")
+
     def models(self) -> list[ModelEntry]:
         """What can be run there."""
         return msgspec.json.decode(self._send("GET", "/v1/models").content, type=_Models).data

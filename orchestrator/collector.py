@@ -19,6 +19,8 @@ Time only says when it is worth looking: once, when a job ended some time ago. B
 has stopped, and whoever reads by an older manifest is done. What is written later still goes with the job, or when the
 job is swept after its next retry.
 
+Images go that no record names, nor ever will: see `orchestrator.image_sweep`.
+
 Copies of a job's input go that none of its shards reads: those of planners that died, and all of a job that never
 started, for it cannot be retried. Prefixes of jobs that SQL does not know are left alone: another database, or an older
 backup of this one, may know them.
@@ -37,10 +39,11 @@ from ulid import ULID
 
 from orchestrator import database, removals
 from orchestrator.finalize import staged_prefix
+from orchestrator.image_sweep import losing_images
 from orchestrator.lifecycle import JOB_TERMINAL, JobStatus
 from orchestrator.manifest import mend_manifest
 from orchestrator.tables import Job, Shard
-from workers.contracts import parts_prefix
+from workers.contracts import images_prefix, parts_prefix
 from workers.store import ObjectStore, delete_prefix, listed
 
 logger = logging.getLogger(__name__)
@@ -73,6 +76,7 @@ class Ended:
     job: str
     generation: int
     planned: bool
+    kind: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,11 @@ class Collector:
             for key in losing:
                 self._store.delete(key)
             deleted += len(losing)
+        for keys in listed(self._store, images_prefix(ended.job)) if ended.kind == "image" else ():
+            unnamed = losing_images(self._engine, self._store, ended.job, ended.generation, keys)
+            for key in unnamed:
+                self._store.delete(key)
+            deleted += len(unnamed)
         note_swept(self._engine, ended)
         if deleted:
             logger.info("job %s: %d left-over objects were deleted", ended.job, deleted)
@@ -175,15 +184,15 @@ def unswept_jobs(engine: Engine, ended_before: float) -> Sequence[Ended]:
     """Jobs that ended before a time and were not swept since, the oldest first."""
     with database.reading(engine) as connection:
         return [
-            Ended(row.id, row.generation, row.planned_at is not None)
+            Ended(row.id, row.generation, row.planned_at is not None, row.kind)
             for row in connection.execute(unswept(ended_before))
         ]
 
 
-def unswept(ended_before: float) -> Select[str, int, float | None]:
+def unswept(ended_before: float) -> Select[str, int, float | None, str]:
     """Jobs that ended before a time and were not swept since, the oldest first."""
     return (
-        select(Job.id, Job.generation, Job.planned_at)
+        select(Job.id, Job.generation, Job.planned_at, Job.kind)
         .where(Job.swept < Job.generation, Job.status.in_(_TERMINAL), Job.finished_at <= ended_before)
         .order_by(Job.finished_at)
         .limit(JOBS_AT_ONCE)

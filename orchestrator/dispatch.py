@@ -30,14 +30,14 @@ from orchestrator.speeds import (
     slowest_running,
 )
 from orchestrator.tables import Execution, Job, Shard
-from workers.contracts import ShardTask, SourceRange, TextWork, part_key
+from workers.contracts import ShardTask, SourceRange, Work, part_key
 
 JOBS_AT_ONCE = 10_000
 """Jobs looked at in one round, the oldest; the others have their turn when some of these have nothing left to offer."""
 SEEN_AT_ONCE = 8
 """Queued shards of a job that are counted for a round; one that has more is asked for more when these are taken."""
 
-_works = msgspec.json.Decoder(TextWork)
+_works = msgspec.json.Decoder(Work)
 _sources: msgspec.json.Decoder[SourceRange] = msgspec.json.Decoder(SourceRange)
 
 

@@ -35,7 +35,9 @@ _INTEGERS = frozenset({"index", "prompt_tokens", "completion_tokens", "seed", "a
 
 
 def columns(kept: Sequence[str], outputs: int) -> list[str]:
-    """The columns of an export: `kept` fields of the input, and one output per sample of an item."""
+    """The columns of an export: `kept` fields of the input, and one output per sample of an item; images where 0."""
+    if outputs == 0:
+        return [*_FIRST, *(f"input.{name}" for name in kept), "prompt", "images", *_LAST]
     texts = ["output"] if outputs == 1 else [f"output_{number}" for number in range(1, outputs + 1)]
     return [*_FIRST, *(f"input.{name}" for name in kept), *texts, *_LAST]
 
@@ -121,7 +123,9 @@ def _row(record: dict[str, Any], kept: Sequence[str], outputs: int) -> dict[str,
         "error_code": error.get("code"),
         "error_message": error.get("message"),
     }
-    if outputs == 1:
+    if outputs == 0:
+        row["images"] = " ".join(image["key"] for image in record.get("images") or ()) or None
+    elif outputs == 1:
         row["output"] = record.get("output")
     else:
         samples = record.get("outputs") or []

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from orchestrator.image_spec import with_absolute_paths
 from orchestrator.spec import JobSpec, parse_job
 from orchestrator.spec_error import SpecError
 from workers.store import UPLOAD_SCHEME
@@ -47,7 +48,8 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _plain_int)
 def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     """The job in a YAML (or JSON) file, with `key=value` overrides (`sampling.max_tokens=64`) applied.
 
-    A relative `source.file` is relative to the job file. A job without a name gets the file's.
+    A relative `source.file`, or path of an image in `source.items`, is relative to the job file. A job without a name
+    gets the file's.
 
     Raises:
         SpecError: there is no such file, it is not YAML, or not a job; with the file and the line.
@@ -68,6 +70,9 @@ def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     except SpecError as error:
         raise _located(error, lines, overridden, shown) from error
     source = spec.source.file
+    if source is None and spec.source.items is not None and spec.input_fields:
+        items = [with_absolute_paths(spec, row, file.absolute().parent) for row in spec.source.items]
+        return spec.model_copy(update={"source": spec.source.model_copy(update={"items": items})})
     if source is None or "://" in source:
         return spec
     return spec.with_source_file(str(file.parent / Path(source).expanduser()))

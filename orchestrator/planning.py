@@ -42,6 +42,8 @@ __all__ = ["PlanSummary", "PlannedShard", "Staging", "default_shard_size", "plan
 
 TEXT_SHARD = 32
 ECHO_SHARD = 5000
+IMAGE_SHARD = 32
+"""Images of a shard: some batches of most engines."""
 SHARD_BATCH = 500
 """Shards that are handed over at once."""
 MAX_ITEMS = 1_000_000_000
@@ -72,6 +74,8 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 def default_shard_size(spec: JobSpec) -> int:
     """Items of a full shard, where nothing is known of the model's speed."""
+    if spec.kind == "image":
+        return max(1, IMAGE_SHARD // spec.n)
     return ECHO_SHARD if spec.model == "echo" else TEXT_SHARD
 
 

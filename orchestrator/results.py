@@ -18,7 +18,7 @@ from orchestrator.jobs import Jobs, UnknownJobError
 from orchestrator.lifecycle import JOB_TERMINAL, SHARD_OPEN, JobStatus, ShardStatus
 from orchestrator.tables import Job, Shard
 from orchestrator.unrun import UnrunShard, spell_out
-from workers.contracts import TextWork
+from workers.contracts import Work
 from workers.store import ObjectStore
 
 MAX_PAGE = 10_000
@@ -93,7 +93,7 @@ class _View:
 
     job: str
     ended: bool
-    work: TextWork
+    work: Work
     end: int
     """Items below this have their record."""
 
@@ -105,10 +105,10 @@ def _look(jobs: Jobs, job_id: str) -> _View:
             raise UnknownJobError(job_id)
         ended = JobStatus(row.status) in JOB_TERMINAL
         if row.work is None:
-            return _View(job_id, ended, TextWork(model="", engine="", messages=(), sampling={}, seed=0), 0)
+            return _View(job_id, ended, Work(model="", engine="", messages=(), sampling={}, seed=0), 0)
         first_open = connection.execute(first_open_item(job_id)).scalar()
     return _View(
-        job_id, ended, msgspec.json.decode(row.work, type=TextWork), row.items if first_open is None else first_open
+        job_id, ended, msgspec.json.decode(row.work, type=Work), row.items if first_open is None else first_open
     )
 
 

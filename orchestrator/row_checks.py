@@ -80,6 +80,15 @@ class RowChecks:
                     line=line,
                     param=param,
                 )
+        for param in ("input", "mask", "style_image"):
+            field = getattr(spec, param)
+            if field is not None and field not in available:
+                raise SpecError(
+                    f"{param} names {field!r}, and there is no column of this name; {choices(field, available)}",
+                    file=self._name,
+                    line=line,
+                    param=param,
+                )
         for field in spec.kept:
             if field not in available:
                 raise SpecError(

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from models.catalog import check_model
 from models.errors import ModelError
+from models.image_catalog import IMAGE_MODELS, check_image_model
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
 from orchestrator.deadlines import resolve_deadline
+from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
 from orchestrator.validation import explain, json_type
-from workers.contracts import Row, TextWork
+from workers.contracts import Row, Work
 from workers.prompts import PromptError, PromptTemplate
 from workers.schemas import SchemaError, check_schema
 
@@ -94,13 +96,13 @@ class Source(BaseModel):
         return math.prod(len(values) for values in (self.grid or {}).values())
 
 
-class JobSpec(BaseModel):
+class JobSpec(ImageFields):
     """A job as its client wrote it, checked for everything that can be seen without its rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "untitled"
-    kind: Literal["text", "echo"] = "text"
+    kind: Literal["text", "image", "echo"] = "text"
     model: Text = ""
     engine: Literal["auto", "vllm", "transformers", "echo"] = "auto"
     source: Source
@@ -132,12 +134,31 @@ class JobSpec(BaseModel):
     def _model_of_kind(cls, data: object) -> object:
         if isinstance(data, dict) and data.get("kind") == "echo":
             return {"model": "echo", **data}
+        if isinstance(data, dict) and data.get("kind") == "image" and (step := default_model(data)):
+            return {"model": step, **data}
         return data
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if not self.model:
             raise ValueError("model is missing; name one of those that `nightmill models` lists")
+        if self.kind == "image":
+            self._check_image_job()
+        else:
+            refuse_image_fields(self, self.kind)
+            self._check_text_job()
+        if self.options is not None and self.model != "echo":
+            raise ValueError("options are for the model 'echo' alone")
+        return self
+
+    def _check_image_job(self) -> None:
+        for name in ("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                shown = type(self).model_fields[name].alias or name
+                raise ValueError(f"{shown} is for text, and the job is of kind image")
+        check_images(self, prompt=self.prompt)
+
+    def _check_text_job(self) -> None:
         if self.kind == "echo" and self.model != "echo":
             raise ValueError(f"model is {self.model!r}, but a job of kind echo runs the model 'echo'; set kind: text")
         if (self.prompt is None) == (self.messages is None):
@@ -153,13 +174,12 @@ class JobSpec(BaseModel):
             raise ValueError(
                 f"sampling.min_tokens is {self.sampling.min_tokens}, above max_tokens, {self.sampling.max_tokens}"
             )
-        if self.options is not None and self.model != "echo":
-            raise ValueError("options are for the model 'echo' alone")
-        return self
 
     @property
     def templates(self) -> tuple[Message, ...]:
-        """The messages of an item, as templates."""
+        """The messages of an item, as templates; of an image, prompt and negative prompt, as far as given."""
+        if self.kind == "image":
+            return tuple(Message("user", text) for text in (self.prompt, self.negative_prompt) if text is not None)
         own = self.messages or (MessageTemplate(role="user", content=self.prompt or ""),)
         system = () if self.system is None else (Message("system", self.system),)
         return (*system, *(Message(message.role, message.content) for message in own))
@@ -169,17 +189,17 @@ class JobSpec(BaseModel):
         """Fields of a row that its record repeats."""
         return tuple(self.source.grid or ()) if self.keep is None else self.keep
 
-    def work(self, custom_id: str | None) -> TextWork:
+    def work(self, custom_id: str | None) -> Work:
         """What every shard of the job has in common.
 
         Args:
             custom_id: The field that holds the rows' ids, as planning found it.
         """
-        return TextWork(
+        return Work(
             model=self.model,
             engine=self.engine,
-            messages=self.templates,
-            sampling=self.sampling.model_dump(mode="json"),
+            messages=() if self.kind == "image" else self.templates,
+            sampling={} if self.kind == "image" else self.sampling.model_dump(mode="json"),
             seed=self.seed,
             n=self.n,
             schema=self.output_schema,
@@ -188,6 +208,7 @@ class JobSpec(BaseModel):
             max_tokens_field=self.max_tokens_field,
             keep=self.kept,
             options=None if self.options is None else self.options.model_dump(mode="json"),
+            image=self.image_work(self.prompt) if self.kind == "image" else None,
         )
 
     def with_source_file(self, file: str) -> JobSpec:
@@ -227,8 +248,15 @@ def check_static(spec: JobSpec, now: datetime, *, allow_faults: bool = False) ->
             "options: the echo model's faults are switched off; set NIGHTMILL_ALLOW_FAULTS=1 where tests run",
             param="options",
         )
+    if spec.replay is not None:
+        raise SpecError("replay is for the service itself; use `nightmill replay JOB INDEX`", param="replay")
     try:
-        check_model(spec.model, spec.engine)
+        if spec.kind == "image":
+            check_image_model(spec.model, spec.steps)
+        elif spec.model in IMAGE_MODELS and spec.model != "echo":
+            raise SpecError(f"model: {spec.model!r} makes images; set kind: image", param="model", code="wrong_kind")
+        else:
+            check_model(spec.model, spec.engine)
     except ModelError as error:
         raise SpecError(f"model: {error.message}", param="model", code=error.code) from error
     compile_templates(spec)
@@ -259,6 +287,8 @@ def compile_templates(spec: JobSpec) -> PromptTemplate:
 
 def template_param(spec: JobSpec, index: int) -> str:
     """Which field of the job the template `index` came from."""
+    if spec.kind == "image":
+        return "prompt" if index == 0 and spec.prompt is not None else "negative_prompt"
     if spec.system is not None:
         if index == 0:
             return "system"

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, Row, Select, delete, insert, select, 
 from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator import database
+from orchestrator.image_spec import shape_of as image_shape
 from orchestrator.lifecycle import ShardStatus
 from orchestrator.spec import JobSpec
 from orchestrator.tables import Base, EngineUse, Job, JobSpeed, Shard, Speed
@@ -72,6 +73,8 @@ def items_in(seconds: float, per_item: float) -> int:
 
 def shape_of(spec: JobSpec) -> str:
     """What kind of work a job's items are: jobs of one model and shape are taken to be equally fast."""
+    if spec.kind == "image":
+        return image_shape(spec, spec.n)
     tokens = 1 << (spec.sampling.max_tokens - 1).bit_length()
     shape = f"{spec.n} x {tokens} tokens"
     if spec.max_tokens_field is not None:

@@ -80,7 +80,7 @@ class Job(Base):
     """Who reads the source while validating; `planner_beat` grows as long as it is alive."""
     planner_beat: Mapped[int]
     work: Mapped[str | None]
-    """workers.contracts.TextWork as JSON, once planned."""
+    """workers.contracts.Work as JSON, once planned."""
     items: Mapped[int]
     shard_count: Mapped[int]
     breaks: Mapped[int] = mapped_column(Integer)

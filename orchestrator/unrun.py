@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from models.spec import ItemError
 from orchestrator.lifecycle import ShardStatus
-from workers.contracts import Row, SourceRange, TextWork
+from workers.contracts import Row, SourceRange, Work
 from workers.records import Record, earlier_records, encode_record
 from workers.sources import SourceError, read_rows
 from workers.store import ObjectStore, StoreError
@@ -35,7 +35,7 @@ class UnrunShard(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None
 
 
-def spell_out(shard: UnrunShard, work: TextWork, store: ObjectStore, start: int) -> Iterator[bytes]:
+def spell_out(shard: UnrunShard, work: Work, store: ObjectStore, start: int) -> Iterator[bytes]:
     """The records of a shard from item `start` on, one line each, without newlines.
 
     Raises:
@@ -75,17 +75,33 @@ def spell_out(shard: UnrunShard, work: TextWork, store: ObjectStore, start: int)
         )
 
 
-def _rows(shard: UnrunShard, work: TextWork, store: ObjectStore) -> Iterator[Row]:
+def _rows(shard: UnrunShard, work: Work, store: ObjectStore) -> Iterator[Row]:
     """The row of each item, grid values included; nothing where the source is gone: the records do without."""
     if work.custom_id is None and not work.keep:
         return
     try:
-        rows = list(read_rows(_sources.decode(shard.source), store))
+        yield from item_rows(shard.source, work, store, first=shard.first, count=shard.count, skip=shard.skip)
     except (StoreError, SourceError) as error:
         logger.info("items from %d on are shown without their ids: %s", shard.first, error)
-        return
+
+
+def item_rows(source: str, work: Work, store: ObjectStore, *, first: int, count: int, skip: int) -> Iterator[Row]:
+    """The row of each item of a shard, grid values included.
+
+    Args:
+        source: The shard's, as JSON.
+        work: The job's.
+        store: Nightmill's own.
+        first: The shard's first item.
+        count: Its items.
+        skip: Items that the source makes before them.
+
+    Raises:
+        StoreError: the source cannot be read, or is another by now.
+        SourceError: it does not hold what was planned.
+    """
+    rows = list(read_rows(_sources.decode(source), store))
     grid = [dict(zip(work.grid, values, strict=True)) for values in itertools.product(*work.grid.values())]
-    before = shard.first - shard.skip
-    skip = before % len(grid) + shard.skip
+    before = first - skip
     items = ({**row, **combination} for row in rows for combination in grid)
-    yield from itertools.islice(items, skip, skip + shard.count)
+    return itertools.islice(items, before % len(grid) + skip, before % len(grid) + skip + count)

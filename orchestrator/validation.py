@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import get_args
 
@@ -11,6 +12,7 @@ from pydantic_core import ErrorDetails
 from orchestrator.spec_error import SpecError, choices
 
 _SHOWN_ERRORS = 3
+_FIELD = re.compile(r"[a-z_]+(?:\.[a-z_]+)*")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> SpecError:
@@ -23,7 +25,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> SpecError:
     details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
     sentences = list(dict.fromkeys(_sentence(detail, model) for detail in details))
     more = f" (and {len(sentences) - _SHOWN_ERRORS} more)" if len(sentences) > _SHOWN_ERRORS else ""
-    return SpecError("; ".join(sentences[:_SHOWN_ERRORS]) + more, param=_param(details[0]["loc"]) or None)
+    param = _param(details[0]["loc"]) or _named_first(sentences[0], model)
+    return SpecError("; ".join(sentences[:_SHOWN_ERRORS]) + more, param=param)
 
 
 def json_type(value: object) -> str:
@@ -94,6 +97,13 @@ def _param(location: Sequence[str | int]) -> str:
         elif step != "[key]":
             text += f".{step}" if text else step
     return text
+
+
+def _named_first(sentence: str, model: type[BaseModel]) -> str | None:
+    """The field that a sentence about fields that do not go together begins with; None where it begins otherwise."""
+    words = _FIELD.match(sentence)
+    known = {field.alias or name for name, field in model.model_fields.items()}
+    return words[0] if words is not None and words[0].partition(".")[0] in known else None
 
 
 def _fields(location: Sequence[str | int], model: type[BaseModel]) -> list[str]:

@@ -81,6 +81,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     manifest_version: int
     generation: int
     """Grows with every change of status."""
+    images: int | None = None
+    """Images that were stored, so far; None of a job of another kind."""
     predicted_finish_at: float | None = None
     """While it is in progress, and how fast it is is known."""
     first_prediction: Prediction | None = None
@@ -129,6 +131,7 @@ def view_job(row: Row, live: Totals | None) -> JobView:  # type: ignore[type-arg
         metadata=spec.get("metadata", {}),
         manifest_version=row.manifest_version,
         generation=row.generation,
+        images=totals.counts.ok * int(spec.get("n", 1)) if row.kind == "image" else None,
         predicted_finish_at=row.predicted_finish_at if row.status == JobStatus.IN_PROGRESS else None,
         first_prediction=first,
     )

@@ -9,16 +9,18 @@ import asyncio
 import importlib
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from models import catalog
-from models.backend import Backend
 from models.errors import FailureKind, ModelError
+from models.safety import open_safety
 from models.spec import ModelInfo
 from workers.contracts import Failure, ShardTask, decode
+from workers.engines import AnyBackend, open_engine
 from workers.execute import Execution, Outcome
+from workers.screening import Screen
 from workers.sources import SourceError
 from workers.store import ChangedObjectError, StoreError, open_store
 
@@ -54,9 +56,10 @@ class ModelActor:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._store = open_store(store_url)
         self._cache_dir = Path(cache_dir)
+        self._screen = Screen(partial(open_safety, self._cache_dir))
         self._lease_seconds = lease_seconds
         self._hang_seconds = hang_seconds
-        self._backend: Backend | None = None
+        self._backend: AnyBackend | None = None
         self._info: ModelInfo | None = None
         self._executions: dict[str, Execution] = {}
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
@@ -73,7 +76,7 @@ class ModelActor:
     async def load(self, model: str, engine: str) -> str:
         """Load a model; returns how that ended, `Loaded`, as JSON."""
         try:
-            self._backend = catalog.open_backend(model, engine=engine, cache_dir=self._cache_dir)
+            self._backend = open_engine(model, engine, self._cache_dir)
             self._info = await self._backend.load()
         except ModelError as error:
             return _json(Loaded(failure=Failure(error.kind, error.code, error.message)))
@@ -85,7 +88,7 @@ class ModelActor:
         if self._backend is None or self._info is None:
             raise RuntimeError("load a model first")
         self._heard = time.monotonic()
-        run = Execution(decode(task, ShardTask), execution, self._store)
+        run = Execution(decode(task, ShardTask), execution, self._store, screen=self._screen)
         self._executions[execution] = run
         work = asyncio.get_running_loop().create_task(self._outcome(run, self._backend, self._info))
         self._tasks[execution] = work
@@ -128,7 +131,7 @@ class ModelActor:
             self._stops[execution] = reason
             task.cancel()
 
-    async def _outcome(self, run: Execution, backend: Backend, info: ModelInfo) -> Outcome:
+    async def _outcome(self, run: Execution, backend: AnyBackend, info: ModelInfo) -> Outcome:
         failure: Failure
         try:
             part = await run.run(backend, info)
@@ -147,7 +150,7 @@ class ModelActor:
             return Outcome(progress=run.progress(), part=part)
         return Outcome(progress=run.progress(), part=await run.salvage(), failure=failure)
 
-    async def _keep_watch(self, backend: Backend) -> None:
+    async def _keep_watch(self, backend: AnyBackend) -> None:
         while True:
             await asyncio.sleep(min(WATCH_SECONDS, self._hang_seconds / 4))
             why = None

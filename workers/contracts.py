@@ -12,7 +12,7 @@ During an upgrade, processes of two versions work side by side, so both must get
   it (`workers.unread`). Anything else that cannot be read is no message of ours, and is dropped.
 
 Version 1 is the first. Version 2 adds `skip` and `alone` to ShardTask: who overlooks them reads other rows, or takes
-other shards down with its engine.
+other shards down with its engine. Version 3 adds `image` to Work: who overlooks it answers with text.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 
 from models.errors import FailureKind
+from models.images import ImageFormat, ImageSettings, StepName
 from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -87,8 +88,50 @@ class CountRange(
 SourceRange: TypeAlias = ByteRange | RowGroupRange | CountRange
 
 
-class TextWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What every shard of a text job has in common."""
+class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which image of another job is made again: the one item of the job makes it, and nothing else."""
+
+    job: str
+    index: int
+    image: int
+    """Which of the item's, from 0."""
+    seed: int
+    """The image's own."""
+    batch: int
+    """How many pictures were made in the batch that it was made in."""
+
+
+class ImageWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every shard of an image job has in common, beside what it shares with text."""
+
+    steps: tuple[StepName, ...] = ("generate",)
+    settings: dict[str, Any] = {}  # models.images.ImageSettings as JSON; pydantic checks it again on arrival
+    prompt: str = ""
+    """A template, Jinja2 over the row."""
+    negative: str = ""
+    """A template, too: what is not to be seen."""
+    input: str | None = None
+    """Name of the field that holds the image to start from: a URI, or data."""
+    mask: str | None = None
+    style_image: str | None = None
+    format: ImageFormat = "png"
+    quality: int = 90
+    """Of JPEG and WebP, 1 to 100."""
+    provenance: bool = True
+    """Whether each file says how it was made."""
+    nsfw_threshold: float | None = None
+    """From this score of the classifier on, an image is not stored; None asks no classifier."""
+    deny: tuple[str, ...] = ()
+    """Words and phrases that no prompt may hold."""
+    replay: Replay | None = None
+
+    def parsed_settings(self) -> ImageSettings:
+        """The settings as a checked object."""
+        return ImageSettings.model_validate(self.settings)
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every shard of a job has in common."""
 
     model: str
     engine: str
@@ -106,6 +149,8 @@ class TextWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keep: tuple[str, ...] = ()
     """Fields of the row that are copied into its record as `input`."""
     options: dict[str, Any] | None = None  # models.spec.EchoOptions as JSON
+    image: ImageWork | None = None
+    """Of a job that makes images; `messages`, `sampling` and `schema` then say nothing."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -140,7 +185,7 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     source: SourceRange
     skip: int = 0
     """Items that the source makes before `first`: those of a shard that this one was split off."""
-    work: TextWork
+    work: Work
     alone: bool = False
     """Whether it is suspected of breaking its engine, and must have it for itself."""
     earlier: tuple[str, ...] = ()
@@ -244,7 +289,11 @@ _envelopes = msgspec.json.Decoder(_Envelope)
 
 def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
     """The lowest version that can say what a message says."""
-    return 2 if isinstance(message, ShardTask) and (message.skip or message.alone) else 1
+    if not isinstance(message, ShardTask):
+        return 1
+    if message.work.image is not None:
+        return 3
+    return 2 if message.skip or message.alone else 1
 
 
 def encode(message: ShardTask | ShardReport | Directive) -> str:
@@ -276,6 +325,21 @@ def part_key(job: str, shard: int, token: int, execution: str) -> str:
 def partial_key(job: str, shard: int, token: int, execution: str) -> str:
     """Where an execution that is interrupted leaves the records of the items that had ended."""
     return f"{parts_prefix(job)}{shard:06d}-{token:04d}-{execution}.partial.jsonl"
+
+
+def images_folder(job: str, shard: int, token: int, execution: str) -> str:
+    """Where an execution leaves its images: its own alone, so that no other overwrites or removes them."""
+    return f"{images_prefix(job)}{shard:06d}-{token:04d}-{execution}/"
+
+
+def images_prefix(job: str) -> str:
+    """Where all images of a job lie."""
+    return f"jobs/{job}/images/"
+
+
+def image_name(index: int, k: int | None, suffix: str) -> str:
+    """The name of an image's file; `k` says which of its item's it is, where that has several."""
+    return f"{index}{'' if k is None else f'-{k}'}.{suffix}"
 
 
 def parts_prefix(job: str) -> str:

@@ -1,4 +1,8 @@
-"""Run one shard: read its rows, render, generate, and leave one immutable part. Plain asyncio: no Celery, no Ray."""
+"""Run one shard: read its rows, render, generate, and leave one immutable part. Plain asyncio: no Celery, no Ray.
+
+What is common to all kinds of jobs is here: the right to the shard, reading, the part, what is kept when all this is
+interrupted. How requests become records is `text_items` and `image_items`.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,20 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
-from models.backend import Backend
+from models.backend import Backend, ImageBackend
 from models.spec import ModelInfo, Usage
-from workers.contracts import Counts, Failure, Part, ShardTask, Timings, part_key, partial_key
-from workers.items import ShardItems
+from workers.contracts import Counts, Failure, Part, ShardTask, Timings, images_folder, part_key, partial_key
+from workers.image_items import ImageItems
+from workers.image_shard import ImageShard
 from workers.records import BrokenPartError, describe_part, earlier_records, read_part
+from workers.screening import Screen
 from workers.sources import read_rows
 from workers.store import MissingObjectError, ObjectStore, StoreError
+from workers.text_items import TextItems
 
 logger = logging.getLogger(__name__)
 WRITE_SECONDS = 90.0
@@ -66,6 +73,7 @@ class Execution:
         clock: Seconds that only grow.
         sleep: Waits for so many seconds.
         between: A random number between two; it spreads the pauses of workers whose store went away together.
+        screen: Looks at images for those jobs that ask for it.
     """
 
     def __init__(
@@ -77,19 +85,22 @@ class Execution:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         between: Callable[[float, float], float] = random.uniform,
+        screen: Screen | None = None,
     ) -> None:
         self.task = task
         self.key = part_key(task.job, task.shard, task.token, execution)
         self.partial_key = partial_key(task.job, task.shard, task.token, execution)
+        self.images_folder = images_folder(task.job, task.shard, task.token, execution)
         self.granted = asyncio.Event()
         self._store = store
         self._clock = clock
         self._sleep = sleep
         self._between = between
+        self._screen = screen
         self._phase: Phase = "loading"
         self._entered = clock()
         self._seconds: dict[Phase, float] = {}
-        self._items: ShardItems | None = None
+        self._items: TextItems | ImageItems | None = None
 
     def progress(self) -> Progress:
         """How far it is now."""
@@ -107,7 +118,7 @@ class Execution:
             ),
         )
 
-    async def run(self, backend: Backend, info: ModelInfo) -> Part:
+    async def run(self, backend: Backend | ImageBackend, info: ModelInfo) -> Part:
         """Do the shard, and return the part that it left.
 
         Raises:
@@ -120,14 +131,14 @@ class Execution:
             return adopted
         items = self._items = await asyncio.to_thread(self._read, info)
         self._enter("generating")
-        async with aclosing(backend.generate(items.requests)) as groups:
-            async for group in groups:
-                for result in group:
-                    items.settle(result)
+        if isinstance(items, ImageItems):
+            await self._images(items).run(cast("ImageBackend", backend))
+        else:
+            await _answer(items, cast("Backend", backend))
         self._enter("writing")
         data = items.join()
         await self.granted.wait()
-        await self._write(data)
+        await self._write(self.key, data, "application/jsonl")
         return describe_part(self.key, data, items.counts, items.usage)
 
     async def salvage(self) -> Part | None:
@@ -146,18 +157,29 @@ class Execution:
             return None
         return describe_part(self.partial_key, data, counts, usage)
 
-    async def _write(self, data: bytes) -> None:
-        """Write the part, again and again while the store is away. Being told to stop ends it at any moment."""
+    def _images(self, items: ImageItems) -> ImageShard:
+        return ImageShard(
+            items,
+            self._store,
+            folder=self.images_folder,
+            write=self._write,
+            granted=self.granted,
+            screen=self._screen,
+            options=self.task.work.parsed_options(),
+        )
+
+    async def _write(self, key: str, data: bytes, content_type: str) -> None:
+        """Write an object, again and again while the store is away. Being told to stop ends it at any moment."""
         give_up_at = self._clock() + WRITE_SECONDS
         longest = FIRST_PAUSE
         while True:
             try:
-                await asyncio.to_thread(self._store.put, self.key, data, content_type="application/jsonl")
+                await asyncio.to_thread(self._store.put, key, data, content_type=content_type)
             except StoreError as error:
                 pause = self._between(0, longest)
                 if self._clock() + pause >= give_up_at:
                     raise
-                logger.warning("shard %s/%s: its part is written again: %s", self.task.job, self.task.shard, error)
+                logger.warning("shard %s/%s: %s is written again: %s", self.task.job, self.task.shard, key, error)
                 await self._sleep(pause)
                 longest = min(LONGEST_PAUSE, longest * 2)
             else:
@@ -178,7 +200,15 @@ class Execution:
                 continue
         return None
 
-    def _read(self, info: ModelInfo) -> ShardItems:
+    def _read(self, info: ModelInfo) -> TextItems | ImageItems:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
-        return ShardItems(self.task, info, read_rows(self.task.source, self._store), earlier)
+        kind = TextItems if self.task.work.image is None else ImageItems
+        return kind(self.task, info, read_rows(self.task.source, self._store), earlier)
+
+
+async def _answer(items: TextItems, backend: Backend) -> None:
+    async with aclosing(backend.generate(items.requests)) as groups:
+        async for group in groups:
+            for result in group:
+                items.settle(result)

@@ -105,7 +105,7 @@ class ActorPool:
         starter: starts actors.
         places: how many models that need a place can be loaded at once.
         cores: how many actors of a model that needs no place are worth having.
-        needs_place: says of a model's name whether it needs one.
+        needs_place: says of a model's name and its engine whether they need one.
         clock: seconds that only grow.
         patience: seconds for which a model in steady use may keep another waiting.
         spare: an actor that was started beforehand, with its engine imported, for the first model that needs a place.
@@ -117,7 +117,7 @@ class ActorPool:
         *,
         places: int,
         cores: int = 1,
-        needs_place: Callable[[str], bool],
+        needs_place: Callable[[str, str], bool],
         clock: Callable[[], float],
         patience: float = 30.0,
         spare: Actor | None = None,
@@ -212,7 +212,7 @@ class ActorPool:
                 self._changed.notify_all()
 
     def _wait_for(self, model: Model, wanted: Callable[[], bool], *, alone: bool) -> _Slot:
-        needs_place = self._needs_place(model[0])
+        needs_place = self._needs_place(*model)
         since = self._clock()
         while True:
             with self._changed:

@@ -19,6 +19,22 @@ SCHEMA_VERSION = 1
 Status = Literal["ok", "failed", "cancelled", "expired"]
 
 
+class StoredImage(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """An image in the store, as its item's record names it."""
+
+    key: str
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+    content_type: str
+    seed: int
+    batch: int
+    """How many pictures were made in the batch that it was made in."""
+    safety: dict[str, float] | UnsetType = UNSET
+    """What the classifiers said of it, from 0 to 1, where they were asked."""
+
+
 class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """One item's end. Fields that do not apply are left out of the JSON."""
 
@@ -27,6 +43,9 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     status: Status
     output: str | dict[str, Any] | UnsetType = UNSET  # with a schema, the object itself: any JSON
     outputs: tuple[Output, ...] | UnsetType = UNSET
+    images: tuple[StoredImage, ...] | UnsetType = UNSET
+    prompt: str | UnsetType = UNSET
+    """Of images: what was asked for."""
     finish_reason: FinishReason | UnsetType = UNSET
     error: ItemError | UnsetType = UNSET
     usage: Usage | UnsetType = UNSET
@@ -34,6 +53,7 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     model_revision: str | UnsetType = UNSET
     seed: int | UnsetType = UNSET
     reproducible: Reproducible | UnsetType = UNSET
+    settings: dict[str, Any] | UnsetType = UNSET  # models.images.ImageSettings as JSON, without what was left open
     input: Row | UnsetType = UNSET
     attempts: int = 1
     schema_version: int = SCHEMA_VERSION

@@ -33,6 +33,7 @@ from workers.contracts import (
     UnknownVersionError,
     decode,
 )
+from workers.engines import engine_of, needs_place
 from workers.execute import Outcome, Progress
 from workers.leases import Lease, LeaseKeeper
 from workers.pool import ActorLostError, ActorPool, NoLongerWantedError
@@ -69,7 +70,7 @@ def run_shard(task: ShardTask, keeper: LeaseKeeper, pool: ActorPool, clock: Call
     picked_up = clock()
     loaded = picked_up
     try:
-        engine = catalog.choose_engine(task.work.model, task.work.engine)
+        engine = engine_of(task.work)
         with pool.lend(task.work.model, engine, alone=task.alone, wanted=lambda: lease.stopped is None) as actor:
             loaded = clock()
             keeper.hurry()
@@ -192,7 +193,7 @@ class GenerationWorker:
             starter,
             places=gpus or 1,
             cores=os.cpu_count() or 1,
-            needs_place=catalog.needs_place,
+            needs_place=needs_place,
             clock=time.monotonic,
             spare=spare,
         )

@@ -17,6 +17,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from orchestrator.api.errors import ERROR_SCHEMA, TOO_LARGE, RequestError
 from orchestrator.api.services import ServicesOf
 from orchestrator.lifecycle import JobStatus
+from orchestrator.replay import replay_spec
 from orchestrator.source_files import check_uri
 from orchestrator.spec import JobSpec, check_static, parse_job
 from orchestrator.views import JobView
@@ -145,6 +146,21 @@ def retry_job(job_id: str, services: ServicesOf) -> Response:
     """Run the failed and expired items of a job again."""
     job = services.jobs.retry(job_id)
     _hint(lambda: services.hints.forget_stop(job_id), services.hints.wake)
+    return job_answer(job)
+
+
+@router.post("/{job_id}/replay", operation_id="replay_image", responses=_ONE_JOB)
+def replay_image(
+    job_id: str,
+    services: ServicesOf,
+    index: Annotated[int, Query(ge=0, description="The item.")],
+    image: Annotated[int, Query(ge=0, description="Which of its images.")] = 0,
+) -> Response:
+    """Make an image of a job again, as a small job of its own, in the batch shape in which it was made."""
+    spec = replay_spec(services.store, services.jobs, job_id, index, image)
+    services.hints.ping()
+    job = services.jobs.create(spec)
+    _hint(services.hints.wake)
     return job_answer(job)
 
 

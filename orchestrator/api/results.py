@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from orchestrator import results
 from orchestrator.api.services import ServicesOf
+from orchestrator.job_images import find_image
 from orchestrator.results import Page
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
@@ -24,6 +25,10 @@ CONTENT_TYPES = {
 }
 _FILE: dict[int | str, dict[str, Any]] = {  # OpenAPI
     200: {"description": "The file", "content": {kind: {} for kind in CONTENT_TYPES.values()}},
+}
+
+_IMAGE: dict[int | str, dict[str, Any]] = {  # OpenAPI
+    200: {"description": "The image", "content": {kind: {} for kind in ("image/png", "image/jpeg", "image/webp")}},
 }
 
 
@@ -49,11 +54,25 @@ def download_results(
     chunks = results.stream(services.store, services.jobs, job_id)
     if form != "jsonl":
         spec = services.jobs.spec(job_id)
-        chunks = _exporter(form)(chunks, spec.kept, spec.n)
+        chunks = _exporter(form)(chunks, spec.kept, 0 if spec.kind == "image" else spec.n)
     # What is wrong from the start can still be answered with its status.
     first = next(chunks, b"")
     headers = {"Content-Disposition": f'attachment; filename="results.{form}"'}
     return StreamingResponse(chain([first], chunks), media_type=CONTENT_TYPES[form], headers=headers)
+
+
+@router.get("/images/{name}", operation_id="download_image", responses=_IMAGE)
+def download_image(job_id: str, name: str, services: ServicesOf) -> StreamingResponse:
+    """An image that a record of the job names: `7.png`, or `7-0.png` where items have several."""
+    image = find_image(services.store, services.jobs, job_id, name)
+    chunks = services.store.stream(image.key)
+    first = next(chunks, b"")
+    headers = {
+        "Content-Length": str(image.bytes),
+        "ETag": f'"{image.sha256}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingResponse(chain([first], chunks), media_type=image.content_type, headers=headers)
 
 
 def _exporter(form: Literal["csv", "parquet"]) -> Callable[..., Iterator[bytes]]:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from models import catalog
+from models import catalog, image_catalog
 from orchestrator import database, metrics
 from orchestrator.api.errors import TYPES, UNAVAILABLE
 from orchestrator.api.services import Services, ServicesOf, check_key
@@ -60,7 +60,7 @@ def find_problems(services: Services) -> dict[str, str]:
 @router.get("/v1/models", operation_id="list_models")
 def list_models() -> dict[str, object]:
     """The models that a job can name. A local folder of a worker's or a hub id can be named as well."""
-    data = [
+    data: list[dict[str, object]] = [
         {
             "id": entry.name,
             "object": "model",
@@ -72,6 +72,20 @@ def list_models() -> dict[str, object]:
             "license": entry.license,
         }
         for entry in catalog.list_models()
+    ]
+    data += [
+        {
+            "id": entry.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "nightmill",
+            "kind": "image",
+            "description": entry.description,
+            "engines": [entry.engine],
+            "license": entry.license,
+        }
+        for entry in image_catalog.list_image_models()
+        if entry.name not in catalog.MODELS
     ]
     return {"object": "list", "data": data}
 

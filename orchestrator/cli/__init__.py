@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import health, jobs, planned, running, stack
+from orchestrator.cli import health, jobs, planned, replaying, running, stack
 from orchestrator.cli.output import DEBUG
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (LOOK, "watch", jobs.watch),
     (LOOK, "results", jobs.results),
     (LOOK, "errors", jobs.errors),
+    (LOOK, "replay", replaying.replay),
     (STEER, "cancel", jobs.cancel),
     (STEER, "pause", jobs.pause),
     (STEER, "resume", jobs.resume),

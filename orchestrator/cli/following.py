@@ -13,7 +13,7 @@ import typer
 
 from orchestrator.cli.output import BAD_INPUT, NOT_COMPLETED, OK, print_json
 from orchestrator.cli.progress import Display, Speedometer
-from orchestrator.cli.text import error_text, item_counts, tokens, wall_time
+from orchestrator.cli.text import error_text, item_counts, output, wall_time
 from orchestrator.client import Client
 from orchestrator.lifecycle import JobStatus
 from orchestrator.views import JobView
@@ -52,9 +52,10 @@ class Ending:
         if why is not None:
             lines.append(f"  error    {why}")
         if job.items:
+            name, value = output(job)
             lines += [
                 f"  items    {item_counts(job)}",
-                f"  tokens   {tokens(job)}",
+                f"  {name:<8} {value}",
                 f"  time     {wall_time(job)}",
                 f"  results  {self.results}",
             ]
@@ -81,6 +82,11 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
     """The outputs of a record as text; of a record without any, why there is none."""
     if "error" in record:
         return [f"{record['status']}: {record['error']['code']}: {record['error']['message']}"]
+    if "images" in record:
+        return [
+            f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}, {record.get('prompt', '')}"
+            for image in record["images"]
+        ]
     if "outputs" in record:
         return [_text(output["text"]) for output in record["outputs"]]
     return [_text(record.get("output", record["status"]))]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
@@ -45,12 +46,13 @@ def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @guarded
 def models(*, as_json: AsJson = False) -> None:
     """List the models that a job can name, and whether they can run on this machine."""
-    from models import catalog
+    from models import catalog, image_catalog
 
     installed = catalog.installed_engines()
-    entries = [
+    entries: list[dict[str, Any]] = [  # JSON
         {
             "name": entry.name,
+            "kind": "text",
             "description": entry.description,
             "engines": list(entry.engines),
             "runs_here": [engine for engine in entry.engines if engine in installed],
@@ -59,17 +61,29 @@ def models(*, as_json: AsJson = False) -> None:
         }
         for entry in catalog.list_models()
     ]
+    images: list[dict[str, Any]] = [  # JSON
+        {
+            "name": entry.name,
+            "kind": "image",
+            "description": entry.description,
+            "engines": [entry.engine],
+            "runs_here": [] if image_catalog.missing_packages(entry.engine) else [entry.engine],
+            "license": entry.license,
+        }
+        for entry in image_catalog.list_image_models()
+    ]
     if as_json:
-        print_json(entries)
+        print_json([*entries, *images])
         return
     rows = [
         [
-            entry.name,
-            ", ".join(engine for engine in entry.engines if engine in installed) or "no engine installed",
-            f"{entry.context_length:,}",
-            entry.description,
+            str(entry["kind"]),
+            str(entry["name"]),
+            ", ".join(entry["runs_here"]) or "no engine installed",
+            f"{entry['context_length']:,}" if "context_length" in entry else "",
+            str(entry["description"]),
         ]
-        for entry in catalog.list_models()
+        for entry in [*entries, *images]
     ]
-    print_table(["name", "runs here with", "context", "what it is"], rows, right=["context"])
+    print_table(["kind", "name", "runs here with", "context", "what it is"], rows, right=["context"])
     say("A folder with a model (model: ./my-model) or a hub id (model: org/name) can be named as well.")

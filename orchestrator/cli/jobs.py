@@ -147,12 +147,12 @@ def results(
 
     Without --out they go to the standard output, as JSON lines unless --format says otherwise.
     """
-    from orchestrator.cli.saving import save_results, stream_results
+    from orchestrator.cli.saving import save_job, stream_results
 
     with _reading(data_dir) as client:
         job = find_job(client, job_id)
         if out is not None:
-            path = save_results(client, job.id, out, form)
+            path = save_job(client, job, out, form)
             say(f"{path}")
         elif as_json:
             print_json(_first(client.results, job.id, limit))

@@ -71,7 +71,9 @@ def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
         f"  items    {summary.items:,}{rows}",
         f"  shards   {summary.shards:,}, of {summary.items_per_shard:,} items at most",
         f"  model    {spec.model} ({_runs_here(spec)})",
-        f"  output   {longest:,} tokens at most ({spec.sampling.max_tokens:,} an output)",
+        f"  output   {spec.n * summary.items:,} images by {', '.join(spec.steps)}"
+        if spec.kind == "image"
+        else f"  output   {longest:,} tokens at most ({spec.sampling.max_tokens:,} an output)",
     ]
     if spec.source.file is not None:
         lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
@@ -93,8 +95,12 @@ def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
 def _runs_here(spec: JobSpec) -> str:
     from models import catalog
     from models.errors import ModelError
+    from models.image_catalog import engine_key
 
     try:
+        if spec.kind == "image":
+            engine_key(spec.model, spec.steps)
+            return "runs here"
         return f"runs here with {catalog.choose_engine(spec.model, spec.engine)}"
     except ModelError as error:
         return f"does not run here: {error.message}"

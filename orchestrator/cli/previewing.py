@@ -6,10 +6,12 @@ import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator.cli.following import output_texts
 from orchestrator.cli.output import stdout
+from orchestrator.image_spec import with_absolute_paths
 from orchestrator.jobfile import is_local
 from orchestrator.planning import PlannedShard, Staging, plan
 from orchestrator.source_files import SourceFile, open_local, open_source
@@ -45,6 +47,9 @@ def first_items(spec: JobSpec, count: int) -> tuple[JobSpec, list[Asked]]:
     with tempfile.TemporaryDirectory(prefix="nightmill-preview-") as folder:
         staging = Staging(FolderStore(folder), STAGED)
         rows = _first_rows(spec, staging, count)
+    if spec.source.file is not None and is_local(spec.source.file):
+        home = Path(spec.source.file).absolute().parent
+        rows = [with_absolute_paths(spec, row, home) for row in rows]
     items = list(itertools.islice(_crossed(spec, rows), count))
     template = PromptTemplate(spec.templates)
     prompts = [[{"role": one.role, "content": one.content} for one in template.render(item)] for item in items]
@@ -114,6 +119,8 @@ def print_previews(records: Sequence[Mapping[str, Any]], prompts: Sequence[Asked
         usage = record.get("usage") or {}
         given = ", ".join(f"{key}: {value}" for key, value in (record.get("input") or {}).items())
         foot = f"{usage.get('completion_tokens', 0)} tokens, {record.get('finish_reason', record['status'])}"
+        if "images" in record:
+            foot = f"seed {record['seed']}, {record['reproducible']}"
         title = f"item {record['index']}{f' · {given}' if given else ''}"
         console.print(
             Panel(Group(*parts), title=Text(title), subtitle=Text(foot), title_align="left", subtitle_align="right")

@@ -38,6 +38,7 @@ class Snapshot:
     """Times that a shard was, or will be, tried again."""
     trouble: str | None = None
     """Why one of them is."""
+    images_per_second: float | None = None
 
 
 class Speedometer:
@@ -78,6 +79,7 @@ class Speedometer:
             seconds_left=left / per_second if planned and per_second > 0 and left > 0 and not job.ended else None,
             retries=job.losses + job.failures,
             trouble=None if job.ended else job.trouble,
+            images_per_second=None if job.images is None or not per_second else per_second * job.images / max(1, done),
         )
 
 
@@ -114,6 +116,8 @@ def figures(snapshot: Snapshot) -> str:
         parts.append(f"{snapshot.retries:,} {'retry' if snapshot.retries == 1 else 'retries'}")
     if snapshot.tokens_per_second is not None:
         parts.append(f"{snapshot.tokens_per_second:,.0f} tokens/s")
+    if snapshot.images_per_second is not None:
+        parts.append(f"{snapshot.images_per_second:,.1f} images/s")
     if snapshot.seconds_left is not None:
         parts.append(f"{duration(snapshot.seconds_left)} left")
     return " · ".join(parts)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def run(
     from orchestrator.cli.following import FIRST_FEW, Ending, conclude, follow
     from orchestrator.cli.progress import display
     from orchestrator.cli.reach import any_service, settings_for
-    from orchestrator.cli.saving import save_results
+    from orchestrator.cli.saving import save_job
 
     settings = settings_for(data_dir)
     spec = checked_job(job_file, overrides, allow_faults=settings.allow_faults)
@@ -73,7 +74,7 @@ def run(
             raise
         if out is not None and job.items:
             shown.phase("saving")
-            where = str(save_results(client, job.id, out, form))
+            where = str(save_job(client, job, out, form))
         else:
             where = f"nightmill results {job.id} --out DIR"
         samples = () if as_json or not job.items else tuple(client.results(job.id, limit=FIRST_FEW).data)
@@ -131,6 +132,7 @@ def preview(
     job_file: JobFile,
     count: Annotated[int, typer.Option("--n", min=1, max=100, help="How many items.")] = 5,
     overrides: Overrides = None,
+    out: Out = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -139,6 +141,7 @@ def preview(
     from orchestrator.cli.previewing import first_items, print_previews
     from orchestrator.cli.progress import display
     from orchestrator.cli.reach import any_service, settings_for
+    from orchestrator.cli.saving import save_job
 
     settings = settings_for(data_dir)
     spec = checked_job(job_file, overrides, allow_faults=settings.allow_faults)
@@ -160,6 +163,9 @@ def preview(
             print_json([{**record, "messages": asked} for record, asked in zip(records, prompts, strict=False)])
         else:
             print_previews(records, prompts)
+        if job.images:
+            folder = out or Path(tempfile.gettempdir()) / f"nightmill-preview-{job.id}"
+            say(f"the pictures are in {save_job(service.client, job, folder, 'jsonl')}")
         if exit_code(job, fail_on_errors=False):
             conclude(
                 Ending(job, f"nightmill results {job.id}", source=spec.source.file), as_json=False, fail_on_errors=False
@@ -208,11 +214,16 @@ class Submission:
 
     def send(self, client: Client, shown: Display) -> str:
         """Upload the job's local source, if it has one, and submit it; returns the job's id."""
+        from orchestrator.local_images import sent_along
+
+        with sent_along(self._spec) as spec:
+            return self._send(client, shown, spec)
+
+    def _send(self, client: Client, shown: Display, spec: JobSpec) -> str:
         from ulid import ULID
 
         from orchestrator.jobfile import is_local
 
-        spec = self._spec
         source = spec.source.file
         if source is not None and is_local(source):
             shown.phase("uploading")

@@ -1,27 +1,51 @@
-"""Results from the service into a file or onto the standard output."""
+"""Results from the service into files or onto the standard output."""
 
 from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.cli.output import CommandError
 from orchestrator.client import Client, ResultFormat
+from orchestrator.views import JobView
+
+
+def save_job(client: Client, job: JobView, folder: Path, form: ResultFormat) -> Path:
+    """Write all results of a job into `folder`; returns the file to open first."""
+    if job.images is None:
+        return save_results(client, job.id, folder, form)
+    from orchestrator.cli.pictures import save_images  # noqa: PLC0415 - Pillow only where there are images
+
+    page = save_images(client, job, folder)
+    if form != "jsonl":
+        save_results(client, job.id, folder, form)
+    return page
 
 
 def save_results(client: Client, job_id: str, folder: Path, form: ResultFormat) -> Path:
     """Write all results into `folder`, whole or not at all; returns the file's path."""
     path = folder / f"results.{form}"
-    fresh = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with fresh.open("xb") as file:
-            for block in client.content(job_id, form):
-                file.write(block)
-        fresh.replace(path)
+        return save_file(path, client.content(job_id, form))
     except OSError as error:
         raise CommandError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def save_file(path: Path, blocks: Iterable[bytes]) -> Path:
+    """Write a file, whole or not at all, with the folder that it needs.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    fresh = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("xb") as file:
+            for block in blocks:
+                file.write(block)
+        fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
     return path

@@ -42,6 +42,15 @@ def tokens(job: JobView) -> str:
     return text
 
 
+def output(job: JobView) -> tuple[str, str]:
+    """What came out of a job, as name and value: its images, or its tokens."""
+    if job.images is None:
+        return "tokens", tokens(job)
+    seconds = generation_seconds(job)
+    text = f"{job.images:,}"
+    return "images", f"{text} · {job.images / seconds:,.1f} images/s" if seconds and job.images else text
+
+
 def generation_seconds(job: JobView) -> float | None:
     """Wall time from the moment that the model was there; None before the job has ended."""
     timings = job.timings
@@ -118,7 +127,7 @@ def describe(job: JobView, now: float | None = None) -> Iterator[tuple[str, str]
     yield "items", item_counts(job)
     shards = " · ".join(f"{count:,} {name}" for name, count in sorted(job.shards.items()))
     yield "shards", f"{job.shard_count:,}" + (f" · {shards}" if shards else "")
-    yield "tokens", tokens(job)
+    yield output(job)
     yield "time", wall_time(job)
     if job.started_at is not None:
         yield "work", shard_work(job)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from PIL import Image
 
 from tests.support.commands import ROOT, Nightmill
 from tests.support.eventually import eventually
@@ -37,6 +38,11 @@ def catalogue(tmp_path: Path) -> Path:
 
 def _name(row: int) -> str:
     return f'Tent "no. {row}", für zwei\nテント'
+
+
+def _pixels(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()
 
 
 def _slow(folder: Path, **fields: object) -> Path:
@@ -71,6 +77,47 @@ def test_a_csv_job_runs_from_the_file_to_the_results(anywhere: Nightmill, catalo
         assert [row["input.tone"] for row in csv.DictReader(file)] == list(TONES) * ROWS
     assert anywhere.json("errors", "last") == []
     anywhere.none_is_left()
+
+
+def test_an_image_job_runs_from_the_file_to_a_gallery(nightmill: Nightmill, tmp_path: Path) -> None:
+    job = tmp_path / "images.yaml"
+    spec = {
+        "kind": "image",
+        "model": "echo",
+        "prompt": "shoe {{ index }}",
+        "n": 2,
+        "source": {"count": 40},
+        "image": {"width": 32, "height": 24},
+        "options": {"fail_on": [7]},
+    }
+    job.write_text(json.dumps(spec))
+    nightmill.run("up", "--detach", "--port", "0")
+    said = nightmill.run("run", job, "--out", tmp_path / "out")
+    assert "39 ok · 1 failed" in said
+    assert "images   78" in said
+    out = tmp_path / "out"
+    records = [orjson.loads(line) for line in (out / "records.jsonl").read_bytes().splitlines()]
+    assert [record["index"] for record in records] == list(range(40))
+    assert len(list((out / "images").iterdir())) == 78
+    assert {path.name for path in out.iterdir()} == {"records.jsonl", "images", "contact-001.png", "gallery.html"}
+    assert "same pixels, same bytes" in nightmill.run("replay", "last", "33", "--image", "1")
+    assert "has no image" in nightmill.run("replay", "last", "7", code=2)
+
+    # A local picture goes along with the rows, and is what an edit starts from.
+    edit = {
+        "kind": "image",
+        "model": "echo",
+        "prompt": "as before",
+        "steps": ["edit"],
+        "input": "photo",
+        "image": {"strength": 0.001},
+        "source": {"items": [{"photo": "out/images/3-0.png"}, {"photo": "out/gallery.html"}]},
+    }
+    job.write_text(json.dumps(edit))
+    assert "1 ok · 1 failed" in nightmill.run("run", job, "--out", tmp_path / "edited")
+    assert _pixels(tmp_path / "out/images/3-0.png") == _pixels(tmp_path / "edited/images/0.png")
+    nightmill.run("down")
+    nightmill.none_is_left()
 
 
 def test_up_status_and_down(nightmill: Nightmill, catalogue: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from orchestrator.planner import SILENT_SECONDS, TRIES, Heartbeat, Planner
 from orchestrator.spec import parse_job
 from tests.support.clocks import ManualClock
 from tests.support.shards import echo_spec, new_shards, shard_row, take
-from workers.contracts import TextWork
+from workers.contracts import Work
 from workers.store import ObjectStore, StoreError, open_store
 
 
@@ -69,7 +69,7 @@ def test_a_job_is_planned_whole_and_opened(desk: Desk) -> None:
     assert view.planned_at == desk.clock()
     tasks = take(desk.engine, job, desk.clock)
     assert sum(task.count for task in tasks) == 100
-    assert isinstance(tasks[0].work, TextWork)
+    assert isinstance(tasks[0].work, Work)
     assert tasks[0].work.custom_id == "custom_id"
     assert not desk.planner().step()
 

@@ -15,6 +15,7 @@ from orchestrator import (
     endings,
     finalize,
     forecasts,
+    image_sweep,
     manifest,
     reaper,
     removals,
@@ -124,6 +125,7 @@ HOT = {
     "totals of a job": sums.sums([JOB]),
     "one shard": endings.one_shard(JOB, 7),
     "what the shards of an ended job name": collector.shard_parts(collector.Ended(JOB, 1, planned=True), [3, 4]),
+    "the shards that hold images of an ended job": image_sweep.shards_holding(JOB, 1, 55, 70),
 }
 
 

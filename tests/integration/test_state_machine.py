@@ -51,10 +51,10 @@ from workers.contracts import (
     part_key,
     partial_key,
 )
-from workers.items import ShardItems
 from workers.records import BrokenPartError, describe_part, earlier_records, item_seed, read_part
 from workers.sources import read_rows
 from workers.store import MissingObjectError, ObjectStore, open_store
+from workers.text_items import TextItems
 
 LEASE = 60.0
 MAX_LIVE = 2
@@ -80,7 +80,7 @@ class Run:
         self._sequence = 0
         carried = None if task.carry_from is None else store.get(task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
-        self._items = ShardItems(task, INFO, read_rows(task.source, store), earlier)
+        self._items = TextItems(task, INFO, read_rows(task.source, store), earlier)
         self._left = list(self._items.requests)
 
     @property

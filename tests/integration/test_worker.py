@@ -25,7 +25,7 @@ from workers.contracts import (
     Directive,
     ShardReport,
     ShardTask,
-    TextWork,
+    Work,
     decode,
     part_key,
     partial_key,
@@ -45,7 +45,7 @@ def shard(number: int = 0, *, token: int = 1, count: int = 20, **options: Any) -
         first=first,
         count=count,
         source=CountRange(start=first, count=count),
-        work=TextWork(
+        work=Work(
             model="echo",
             engine="auto",
             messages=(Message("user", "item {{ index }}"),),

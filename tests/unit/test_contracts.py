@@ -21,14 +21,14 @@ from workers.contracts import (
     ShardReport,
     ShardTask,
     SourceRange,
-    TextWork,
     Timings,
     UnknownVersionError,
+    Work,
     decode,
     encode,
 )
 
-WORK = TextWork(model="echo", engine="auto", messages=(), sampling={}, seed=0)
+WORK = Work(model="echo", engine="auto", messages=(), sampling={}, seed=0)
 
 
 class FirstShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +40,7 @@ class FirstShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     first: int
     count: int
     source: SourceRange
-    work: TextWork
+    work: Work
     earlier: tuple[str, ...] = ()
     carry_from: str | None = None
     version: int = 1
@@ -137,5 +137,5 @@ def test_garbage_is_no_message_of_any_version(text: str) -> None:
 def test_every_message_leaves_out_what_is_as_it_would_be_anyway() -> None:
     kinds = [kind for kind in vars(contracts).values() if isinstance(kind, type) and issubclass(kind, msgspec.Struct)]
     ours = [kind for kind in kinds if kind.__module__ == contracts.__name__ and not kind.__name__.startswith("_")]
-    assert len(ours) == 11
+    assert len(ours) == 13
     assert all(kind.__struct_config__.omit_defaults and kind.__struct_config__.forbid_unknown_fields for kind in ours)

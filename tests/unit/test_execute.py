@@ -12,7 +12,7 @@ import pytest
 
 from models.backends.echo import GROUP, EchoBackend
 from models.spec import Message, TextRequest, TextResult
-from workers.contracts import CountRange, ShardTask, TextWork
+from workers.contracts import CountRange, ShardTask, Work
 from workers.execute import Execution
 from workers.records import earlier_records
 from workers.store_folder import FolderStore
@@ -34,8 +34,8 @@ class OneGroup(EchoBackend):
         await asyncio.Event().wait()
 
 
-def work(**fields: Any) -> TextWork:
-    return TextWork(model="echo", engine="auto", messages=(Message("user", "{{ index }} {{ tone }}"),), **fields)
+def work(**fields: Any) -> Work:
+    return Work(model="echo", engine="auto", messages=(Message("user", "{{ index }} {{ tone }}"),), **fields)
 
 
 def task(first: int = 0, count: int = ITEMS, *, start: int = 0, skip: int = 0, **fields: Any) -> ShardTask:
@@ -82,7 +82,7 @@ async def test_an_interrupted_execution_keeps_what_had_ended(tmp_path: Path) -> 
         first=0,
         count=2000,
         source=CountRange(start=0, count=2000),
-        work=TextWork(model="echo", engine="auto", messages=(Message("user", "{{ index }}"),), sampling={}, seed=7),
+        work=Work(model="echo", engine="auto", messages=(Message("user", "{{ index }}"),), sampling={}, seed=7),
     )
     execution = Execution(shard, "E", store)
     running = asyncio.create_task(execution.run(backend, info))

@@ -8,9 +8,9 @@ import orjson
 import pytest
 
 from models.spec import ItemError, Message, ModelInfo, Output, TextRequest, TextResult, Usage
-from workers.contracts import CountRange, Counts, Row, ShardTask, TextWork
-from workers.items import ShardItems
+from workers.contracts import CountRange, Counts, Row, ShardTask, Work
 from workers.records import BrokenPartError, EarlierRecord, earlier_records, item_seed, read_part
+from workers.text_items import TextItems
 
 INFO = ModelInfo(
     model="small", revision="sha256:0", engine="vllm", context_length=64, reproducible="seeded", shards_in_flight=1
@@ -26,7 +26,7 @@ def shard(first: int = 0, count: int = 3, **work: Any) -> ShardTask:
         first=first,
         count=count,
         source=CountRange(start=0, count=count),
-        work=TextWork(model="small", engine="auto", sampling={}, seed=7, **settings),
+        work=Work(model="small", engine="auto", sampling={}, seed=7, **settings),
     )
 
 
@@ -43,7 +43,7 @@ def answer(request: TextRequest, text: str | None = None, reason: str = "stop") 
 
 
 def answered(task: ShardTask, source: list[Row], text: str | None = None, reason: str = "stop") -> list[dict[str, Any]]:
-    items = ShardItems(task, INFO, source, {})
+    items = TextItems(task, INFO, source, {})
     for request in reversed(items.requests):
         items.settle(answer(request, text, reason))
     return [orjson.loads(line) for line in items.join().splitlines()]
@@ -52,7 +52,7 @@ def answered(task: ShardTask, source: list[Row], text: str | None = None, reason
 def test_what_has_ended_can_be_had_before_the_rest() -> None:
     before = answered(shard(), rows("a", "b", "c"))
     earlier = {2: EarlierRecord(ok=False, attempts=1, line=orjson.dumps(before[2]), usage=Usage(1, 1))}
-    items = ShardItems(shard(), INFO, rows("a", "b", "c"), earlier)
+    items = TextItems(shard(), INFO, rows("a", "b", "c"), earlier)
     items.settle(answer(items.requests[1]))
     data, counts, usage = items.join_ended()
     assert [orjson.loads(line) for line in data.splitlines()] == before[1:]
@@ -84,8 +84,8 @@ def test_a_record_says_all_that_users_are_promised() -> None:
 
 
 def test_a_seed_depends_on_the_job_and_the_item_alone() -> None:
-    whole = ShardItems(shard(0, 4), INFO, rows("a", "b", "c", "d"), {})
-    half = ShardItems(shard(2, 2), INFO, rows("c", "d"), {})
+    whole = TextItems(shard(0, 4), INFO, rows("a", "b", "c", "d"), {})
+    half = TextItems(shard(2, 2), INFO, rows("c", "d"), {})
     assert [request.seed for request in whole.requests[2:]] == [request.seed for request in half.requests]
     assert len({item_seed(seed, index, attempt) for seed in (1, 2) for index in (0, 1) for attempt in (1, 2)}) == 8
 
@@ -131,7 +131,7 @@ def test_an_output_that_breaks_the_schema_fails_its_item(text: str, reason: str,
 
 
 def test_an_item_of_the_models_own_failure_fails_alone() -> None:
-    items = ShardItems(shard(count=2), INFO, rows("a", "b"), {})
+    items = TextItems(shard(count=2), INFO, rows("a", "b"), {})
     items.settle(TextResult(index=0, error=ItemError("context_length_exceeded", "too long")))
     items.settle(answer(items.requests[1]))
     failed, good = (orjson.loads(line) for line in items.join().splitlines())
@@ -148,26 +148,26 @@ def test_an_item_of_the_models_own_failure_fails_alone() -> None:
 
 @pytest.mark.parametrize("limit", ["12", 12])
 def test_a_row_may_bound_its_own_output(limit: object) -> None:
-    items = ShardItems(shard(count=1, max_tokens_field="limit"), INFO, [{"name": "a", "limit": limit}], {})
+    items = TextItems(shard(count=1, max_tokens_field="limit"), INFO, [{"name": "a", "limit": limit}], {})
     assert items.requests[0].max_tokens == 12
 
 
 @pytest.mark.parametrize("limit", ["many", None, 0, 10**9])
 def test_a_row_with_a_bad_bound_fails_alone(limit: object) -> None:
     source = [{"name": "a", "limit": limit}, {"name": "b", "limit": 3}]
-    items = ShardItems(shard(count=2, max_tokens_field="limit"), INFO, source, {})
+    items = TextItems(shard(count=2, max_tokens_field="limit"), INFO, source, {})
     assert [request.index for request in items.requests] == [1]
     assert items.counts == Counts(0, 1)
 
 
 def test_an_earlier_attempts_good_records_are_carried_over_as_they_were() -> None:
-    items = ShardItems(shard(), INFO, rows("a", "b", "c"), {})
+    items = TextItems(shard(), INFO, rows("a", "b", "c"), {})
     items.settle(answer(items.requests[0]))
     items.settle(TextResult(index=1, error=ItemError("invalid_output", "bad")))
     items.settle(answer(items.requests[2]))
     before = items.join()
 
-    again = ShardItems(shard(), INFO, rows("a", "b", "c"), earlier_records(before))
+    again = TextItems(shard(), INFO, rows("a", "b", "c"), earlier_records(before))
     assert [request.index for request in again.requests] == [1]
     assert again.requests[0].seed != items.requests[1].seed
     again.settle(answer(again.requests[0]))
@@ -178,7 +178,7 @@ def test_an_earlier_attempts_good_records_are_carried_over_as_they_were() -> Non
 
 
 def test_no_part_is_made_with_an_item_missing_or_answered_twice() -> None:
-    items = ShardItems(shard(), INFO, rows("a", "b", "c"), {})
+    items = TextItems(shard(), INFO, rows("a", "b", "c"), {})
     items.settle(answer(items.requests[0]))
     with pytest.raises(AssertionError, match="2 items of 3 have no record"):
         items.join()
@@ -188,11 +188,11 @@ def test_no_part_is_made_with_an_item_missing_or_answered_twice() -> None:
 
 def test_a_source_with_fewer_rows_than_planned_is_refused() -> None:
     with pytest.raises(AssertionError, match="1 before the shard's end"):
-        ShardItems(shard(), INFO, rows("a", "b"), {})
+        TextItems(shard(), INFO, rows("a", "b"), {})
 
 
 def whole_part() -> bytes:
-    items = ShardItems(shard(5, 3), INFO, rows("a", "b", "c"), {})
+    items = TextItems(shard(5, 3), INFO, rows("a", "b", "c"), {})
     for request in items.requests[:2]:
         items.settle(answer(request))
     items.settle(TextResult(index=7, error=ItemError("invalid_output", "bad"), usage=Usage(1, 1)))

@@ -17,7 +17,7 @@ from workers.contracts import (
     Part,
     ShardReport,
     ShardTask,
-    TextWork,
+    Work,
     decode,
     encode,
 )
@@ -28,7 +28,7 @@ LEASE_SECONDS = 40.0
 
 
 def shard(number: int = 0, *, job: str = "job_1", token: int = 1) -> ShardTask:
-    work = TextWork(model="echo", engine="auto", messages=(), sampling={}, seed=0)
+    work = Work(model="echo", engine="auto", messages=(), sampling={}, seed=0)
     return ShardTask(
         job=job, shard=number, token=token, first=0, count=4, source=CountRange(start=0, count=4), work=work
     )

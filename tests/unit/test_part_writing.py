@@ -10,7 +10,7 @@ import pytest
 
 from models.spec import Message, ModelInfo, Output, TextRequest, TextResult, Usage
 from tests.support.clocks import ManualClock
-from workers.contracts import CountRange, ShardTask, TextWork
+from workers.contracts import CountRange, ShardTask, Work
 from workers.execute import LONGEST_PAUSE, WRITE_SECONDS, Execution
 from workers.records import read_part
 from workers.store import StoreError
@@ -24,7 +24,7 @@ TASK = ShardTask(
     first=0,
     count=3,
     source=CountRange(start=0, count=3),
-    work=TextWork(model="echo", engine="auto", messages=(Message("user", "item {{ index }}"),), sampling={}, seed=1),
+    work=Work(model="echo", engine="auto", messages=(Message("user", "item {{ index }}"),), sampling={}, seed=1),
 )
 
 

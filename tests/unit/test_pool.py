@@ -63,7 +63,7 @@ class World:
         return ActorPool(
             self,
             places=places,
-            needs_place=lambda name: name != "echo",
+            needs_place=lambda name, _engine: name != "echo",
             clock=lambda: self.now,
             patience=30.0,
             spare=spare,
@@ -174,7 +174,9 @@ class Rushing(World):
 
     def pool(self, places: int = 1, spare: FakeActor | None = None) -> ActorPool:
         clock = itertools.count(0.0, 100.0)
-        return ActorPool(self, places=places, needs_place=lambda _: True, clock=lambda: next(clock), patience=1e9)
+        return ActorPool(
+            self, places=places, needs_place=lambda _name, _engine: True, clock=lambda: next(clock), patience=1e9
+        )
 
 
 def test_an_engine_that_fails_to_load_is_tried_again() -> None:

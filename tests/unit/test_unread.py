@@ -12,7 +12,7 @@ from orchestrator.control import read_reports
 from tests.support.eventually import eventually
 from workers import unread
 from workers.broker import BrokerError
-from workers.contracts import WIRE_VERSION, CountRange, ShardReport, ShardTask, TextWork, encode
+from workers.contracts import WIRE_VERSION, CountRange, ShardReport, ShardTask, Work, encode
 from workers.tasks import read_shard
 from workers.unread import MAX_RETURNS, Unread
 
@@ -35,7 +35,7 @@ def of_version(text: str, version: int) -> str:
 
 
 def shard() -> ShardTask:
-    work = TextWork(model="echo", engine="auto", messages=(), sampling={}, seed=0)
+    work = Work(model="echo", engine="auto", messages=(), sampling={}, seed=0)
     return ShardTask(job="j", shard=0, token=1, first=0, count=4, source=CountRange(start=0, count=4), work=work)
 
 

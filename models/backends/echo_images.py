@@ -1,0 +1,132 @@
+"""The `echo` model for images: a pattern that follows from prompt and seed alone. For tests and benchmarks.
+
+No engine, and yet it is asked, batched, aborted and broken like one. Pixels are made of whole numbers, so they are the
+same on every machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.backends.echo import share
+from models.images import Image, ImageRequest, ImageResult, Pixels
+from models.spec import EchoOptions, ItemError, ModelInfo, output_seed
+
+BATCH = 8
+"""Requests of one size that are answered at once."""
+SIDE = 64
+"""Pixels of a picture whose job gives no size, in each direction."""
+SHARDS_IN_FLIGHT = 4
+REVISION = "echo-images-1"
+_NO_FAULTS = EchoOptions()
+
+
+class EchoImages:
+    """Paints each request's prompt and seed as a pattern; of an edit, over the input in the given strength."""
+
+    def __init__(self, options: EchoOptions | None = None) -> None:
+        """`options` hold for requests that bring none of their own."""
+        self._options = options or _NO_FAULTS
+        self._hangs_since: float | None = None
+        self._generating = 0
+
+    async def load(self) -> ModelInfo:
+        """Nothing is loaded."""
+        return ModelInfo(
+            model="echo",
+            revision=REVISION,
+            engine="echo",
+            context_length=1 << 20,
+            reproducible="exact",
+            shards_in_flight=SHARDS_IN_FLIGHT,
+        )
+
+    async def generate(self, requests: Sequence[ImageRequest]) -> AsyncGenerator[Sequence[ImageResult], None]:
+        """Answer in batches of one size, in order."""
+        self._generating += 1
+        try:
+            for start in range(0, len(requests), BATCH):
+                batch = requests[start : start + BATCH]
+                delay = max((self._of(request).delay_ms for request in batch), default=0.0)
+                await asyncio.sleep(delay / 1000)
+                if any(request.index in self._of(request).crash_on for request in batch):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if any(request.index in self._of(request).hang_on for request in batch):
+                    self._hangs_since = time.monotonic()
+                if self._hangs_since is not None:
+                    await asyncio.Event().wait()  # an engine that hangs answers nobody
+                yield await asyncio.to_thread(self._answer_all, batch)
+        finally:
+            self._generating -= 1
+
+    def quiet_seconds(self) -> float:
+        """For how long an item has let it hang, while there is work."""
+        if self._hangs_since is None or not self._generating:
+            return 0.0
+        return time.monotonic() - self._hangs_since
+
+    async def close(self) -> None:
+        """Nothing was started."""
+
+    def _of(self, request: ImageRequest) -> EchoOptions:
+        return request.options or self._options
+
+    def _answer_all(self, batch: Sequence[ImageRequest]) -> list[ImageResult]:
+        return [self._answer(request, len(batch)) for request in batch]
+
+    def _answer(self, request: ImageRequest, together: int) -> ImageResult:
+        options = self._of(request)
+        if request.index in options.fail_on or share(request.seed) < options.fail_rate:
+            error = ItemError("echo_failure", f"echo was told to fail item {request.index}")
+            return ImageResult(index=request.index, error=error)
+        batch = request.batch or together
+        return ImageResult(
+            index=request.index,
+            images=tuple(
+                Image(pixels=paint(request, seed), seed=seed, batch=batch)
+                for seed in (output_seed(request.seed, k) for k in range(request.n))
+            ),
+        )
+
+
+def paint(request: ImageRequest, seed: int) -> Pixels:
+    """The picture of a request and a seed: a lattice whose colours and steps are a digest of both."""
+    text = f"{request.prompt}\0{request.negative}\0{seed}"
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8).astype(np.int64)
+    before = request.image
+    height, width = (SIDE, SIDE) if before is None else before.shape[:2]
+    if request.settings.width is not None and request.settings.height is not None:
+        height, width = request.settings.height, request.settings.width
+    down, across = np.mgrid[0:height, 0:width]
+    channels = [
+        (across * (1 + digest[c] % 5) + down * (1 + digest[c + 3] % 5) + ((across * down) >> 5) * (digest[c + 6] % 3))
+        * 255
+        // max(1, width + height)
+        + digest[c + 9]
+        for c in range(3)
+    ]
+    painted = np.stack(channels, axis=-1) % 256
+    if before is not None:
+        painted = _over(before[..., :3], painted, request)
+    return painted.astype(np.uint8)
+
+
+def _over(before: Pixels, painted: NDArray[np.int64], request: ImageRequest) -> NDArray[np.int64]:
+    """A picture over another of any size: all of it in the given strength, or only where a mask is white."""
+    height, width = painted.shape[:2]
+    rows = np.arange(height) * before.shape[0] // height
+    columns = np.arange(width) * before.shape[1] // width
+    ground = before[rows][:, columns].astype(np.int64)
+    if request.mask is None:
+        share_of_new = round(request.settings.strength * 256)
+        mixed: NDArray[np.int64] = (ground * (256 - share_of_new) + painted * share_of_new) >> 8
+        return mixed
+    return np.where(request.mask[rows][:, columns][..., :1] > 127, painted, ground)

