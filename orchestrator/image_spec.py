@@ -55,6 +55,7 @@ class ReplayOf(BaseModel):
     image: Annotated[int, Field(ge=0)]
     seed: Annotated[int, Field(ge=0)]
     batch: Annotated[int, Field(ge=1)]
+    place: Annotated[int, Field(ge=0)] = 0
 
 
 class ImageFields(BaseModel):

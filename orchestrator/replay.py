@@ -49,7 +49,9 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
             "priority": "urgent",
             "deadline": None,
             "metadata": {METADATA: f"{job_id}/{index}/{image}"},
-            "replay": ReplayOf(job=job_id, index=index, image=image, seed=made.seed, batch=made.batch),
+            "replay": ReplayOf(
+                job=job_id, index=index, image=image, seed=made.seed, batch=made.batch, place=made.place
+            ),
         }
     )
 

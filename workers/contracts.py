@@ -99,6 +99,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The image's own."""
     batch: int
     """How many pictures were made in the batch that it was made in."""
+    place: int = 0
+    """At which place in that batch, from 0."""
 
 
 class ImageWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -26,6 +26,7 @@ class ImageAsk(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     n: int
     batch: int | None = None
+    place: int | None = None
     input: object = None  # what the row's field holds: any JSON
     mask: object = None
     style_image: object = None
@@ -106,6 +107,7 @@ class ImageItems(ShardItems):
                 seed=item_seed(self._work.seed, index, self._attempt(index)) if again is None else again.seed,
                 n=self._work.n,
                 batch=None if again is None else again.batch,
+                place=None if again is None else again.place,
                 input=None if image.input is None else values.get(image.input),
                 mask=None if image.mask is None else values.get(image.mask),
                 style_image=None if image.style_image is None else values.get(image.style_image),

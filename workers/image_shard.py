@@ -137,6 +137,7 @@ class ImageShard:
             mask=mask,
             style_image=style,
             batch=ask.batch,
+            place=ask.place,
         )
 
     async def _load(self, field: str | None, value: object, *, mask: bool = False) -> Pixels | None:
@@ -211,6 +212,7 @@ class ImageShard:
             content_type=content_type,
             seed=image.seed,
             batch=image.batch,
+            place=image.place,
             safety=scores or UNSET,
         )
 

@@ -31,6 +31,8 @@ class StoredImage(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     seed: int
     batch: int
     """How many pictures were made in the batch that it was made in."""
+    place: int = 0
+    """At which place in that batch, from 0."""
     safety: dict[str, float] | UnsetType = UNSET
     """What the classifiers said of it, from 0 to 1, where they were asked."""
 
