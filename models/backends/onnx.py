@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped]  # the package has no annotations
 
 from models.backends.vllm_environment import usable_cores
 

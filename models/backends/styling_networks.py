@@ -86,8 +86,8 @@ def check_style(name: str | None) -> ItemError | None:
     if name in STYLES:
         return None
     close = difflib.get_close_matches(name.lower(), STYLES, n=2, cutoff=0.5)
-    near = f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
-    return ItemError("unknown_style", f"there is no style {name!r}{near or '.'} The styles: {', '.join(STYLES)}")
+    near = f"; did you mean {' or '.join(repr(match) for match in close)}" if close else ""
+    return ItemError("unknown_style", f"there is no style {name!r}{near}. The styles: {', '.join(STYLES)}")
 
 
 class StylingNetworks:
@@ -125,7 +125,7 @@ class StylingNetworks:
 
     def _vector(self, style: Pixels) -> NDArray[np.float32]:
         """The style of a picture's middle square as a hundred numbers; kept, as many items share a style."""
-        key = hashlib.sha256(np.ascontiguousarray(style)).digest() + repr(style.shape).encode()
+        key = hashlib.sha256(style.tobytes()).digest() + repr(style.shape).encode()
         vector = self._vectors.get(key)
         if vector is None:
             height, width = style.shape[:2]

@@ -99,7 +99,8 @@ class UpscalingEngine(ImageEngine):
 
 
 def _grey(mask: Pixels) -> Pixels:
-    return np.rint(mask.mean(axis=2)).astype(np.uint8)
+    grey: Pixels = np.rint(mask.mean(axis=2)).astype(np.uint8)
+    return grey
 
 
 def _sizes(shape: Hashable) -> tuple[int, int, bool, int]:
