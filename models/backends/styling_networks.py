@@ -86,8 +86,8 @@ def check_style(name: str | None) -> ItemError | None:
     if name in STYLES:
         return None
     close = difflib.get_close_matches(name.lower(), STYLES, n=2, cutoff=0.5)
-    near = f"; did you mean {' or '.join(repr(match) for match in close)}" if close else ""
-    return ItemError("unknown_style", f"there is no style {name!r}{near}. The styles: {', '.join(STYLES)}")
+    near = f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else "."
+    return ItemError("unknown_style", f"there is no style {name!r}{near} The styles: {', '.join(STYLES)}")
 
 
 class StylingNetworks:
