@@ -62,7 +62,8 @@ def foreground(colours: Pixels, mask: Pixels) -> Pixels:
 
     Source: Forte, "Approximate fast foreground colour estimation", 2021: two passes of its blur fusion.
     """
-    image, alpha = colours.astype(np.float32) / 255, mask.astype(np.float32)[:, :, None] / 255
+    image = colours.astype(np.float32) / np.float32(255)
+    alpha = mask.astype(np.float32)[:, :, None] / np.float32(255)
     front, back = image, image
     longest = max(mask.shape)
     for size in (max(3, longest // 12) | 1, 7):
@@ -79,13 +80,13 @@ def _follow_edges(mask: NDArray[np.float32], colours: Pixels, radius: int) -> ND
 
     Source: He, Sun, Tang, "Guided image filtering", 2010, guided by brightness.
     """
-    guide = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    guide = np.asarray(cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY), np.float32) / np.float32(255)
     size = 4 * radius + 1
     guide_mean, mask_mean = _box(guide, size), _box(mask, size)
     covariance = _box(guide * mask, size) - guide_mean * mask_mean
     variance = _box(guide * guide, size) - guide_mean * guide_mean
     slope = covariance / (variance + FLATNESS)
-    followed = _box(slope, size) * guide + _box(mask_mean - slope * guide_mean, size)
+    followed = _box(slope, size) * guide + _box(np.asarray(mask_mean - slope * guide_mean, np.float32), size)
     # The filter leaves a veil over the background and holes of a few per cent in the subject.
     stretched: NDArray[np.float32] = np.clip((followed - 0.1) / 0.8, 0, 1)
     return stretched
