@@ -85,8 +85,9 @@ def _follow_edges(mask: NDArray[np.float32], colours: Pixels, radius: int) -> ND
     guide_mean, mask_mean = _box(guide, size), _box(mask, size)
     covariance = _box(guide * mask, size) - guide_mean * mask_mean
     variance = _box(guide * guide, size) - guide_mean * guide_mean
-    slope = covariance / (variance + FLATNESS)
-    followed = _box(np.asarray(slope, np.float32), size) * guide + _box(np.asarray(mask_mean - slope * guide_mean, np.float32), size)
+    slope = np.asarray(covariance / (variance + FLATNESS), np.float32)
+    offset = np.asarray(mask_mean - slope * guide_mean, np.float32)
+    followed = _box(slope, size) * guide + _box(offset, size)
     # The filter leaves a veil over the background and holes of a few per cent in the subject.
     stretched: NDArray[np.float32] = np.clip((followed - 0.1) / 0.8, 0, 1)
     return stretched
