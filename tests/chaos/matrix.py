@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+from models.backends.vllm import OWN_PROCESSES
 from tests.chaos import item_faults, process_faults, redis_faults, sql_faults, store_faults
 from tests.chaos.fault import MANY_SEEDS, Fault
 from tests.chaos.moments import MOMENTS, Moment
@@ -31,6 +32,7 @@ def _faults() -> Iterator[Fault]:
         MANY_SEEDS,
         ("running", "before the report", "before the commit"),
         workload=_with_a_model,
+        settings={OWN_PROCESSES: "1"},
         within=300.0,
     )
     yield Fault("lose-node", process_faults.lose_node, workload=_long, places=("embedded",), own_ray=True)
