@@ -82,9 +82,10 @@ def run_scenario(fault: Fault, seed: int, services: GivesServices) -> Result:
 
 
 def _run(fault: Fault, seed: int, stand: Stand, folder: Path, chance: random.Random, result: Result) -> None:
-    warm_up(stand, folder, chance)
     moment = fault.moment(seed)
-    run = submit(stand, fault.workload(moment, chance), folder, chance)
+    workload = fault.workload(moment, chance)
+    warm_up(stand, workload.model, folder, chance)
+    run = submit(stand, workload, folder, chance)
     with run.parts:
         strike = fault.strike(run, moment, chance)
         result.said = strike.said
