@@ -88,7 +88,7 @@ def _faults() -> Iterator[Fault]:
 
 def _with_a_model(moment: Moment, chance: random.Random) -> Workload:
     del moment, chance
-    return Workload(shards=32, rows=4, model="smollm2-135m")
+    return Workload(shards=64, rows=4, model="smollm2-135m")
 
 
 def _long(moment: Moment, chance: random.Random) -> Workload:
