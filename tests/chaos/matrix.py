@@ -32,7 +32,7 @@ def _faults() -> Iterator[Fault]:
         MANY_SEEDS,
         ("running", "before the report", "before the commit"),
         workload=_with_a_model,
-        settings={OWN_PROCESSES: "1"},
+        settings={OWN_PROCESSES: "1", "NIGHTMILL_HANG_SECONDS": "60"},
         within=300.0,
     )
     yield Fault("lose-node", process_faults.lose_node, workload=_long, places=("embedded",), own_ray=True)
