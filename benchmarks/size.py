@@ -1,7 +1,8 @@
 """Jobs of 100,000, 1,000,000 and 10,000,000 items through `echo`: what an item costs, and what memory a job takes.
 
-Each job has a fresh stack. While it runs, it is looked at as a person would: its figures, and the first page of its
-results. The results are read whole at the end, and checked: every item once, in order, with the right answer. Writes
+Each size has a fresh stack, warm when it is measured: a job before it has made every actor load. Small jobs are
+run several times. While a job runs, it is looked at as a person would: its figures, and the first page of its results.
+The results are read whole at the end, and checked: every item once, in order, with the right answer. Writes
 results/size.json and results/size.md. Run as `python -m benchmarks.size [--items 100000 1000000 10000000]`.
 """
 
@@ -25,6 +26,10 @@ from orchestrator import database
 from orchestrator.tables import Execution, Job, Shard
 
 LOOK_SECONDS = 0.5
+WARM_ROWS = 200_000
+"""Shards enough for an actor on every core."""
+TIMES = {100_000: 5, 1_000_000: 3}
+"""How often a job of up to so many items is run: what is short is noisy."""
 SHOWN_ROLES = ("api", "control worker", "scheduler", "generation worker", "model actor")
 
 
@@ -48,44 +53,64 @@ class Looks(Sampler):
         self.pages.append(time.perf_counter() - started)
 
 
-def run(folder: Path, items: int) -> dict[str, Any]:
-    """One job of so many items, on a stack of its own."""
-    source = folder / "rows.jsonl"
+def measure(folder: Path, items: int) -> dict[str, Any]:
+    """Jobs of so many items, one after the other, on a stack of their own."""
+    source, warm = folder / "rows.jsonl", folder / "warm.jsonl"
     make_source(source, items)
+    make_source(warm, WARM_ROWS)
+    times = next((times for most, times in TIMES.items() if items <= most), 1)
     with Stack(folder / "stack") as stack:
-        small = folder / "small.jsonl"
-        make_source(small, 1000)
-        stack.run(SPEC, small, folder / "small-out.jsonl")  # its workers have connected once this is done
+        stack.run(SPEC, warm, folder / "warm-out.jsonl")
         with Memory(stack.pid) as memory:
-            started = time.perf_counter()
-            uri = stack.client.upload(source).uri
-            uploaded = time.perf_counter()
-            submitted = stack.client.submit(
-                {**SPEC, "source": {**SPEC["source"], "file": uri}}, key=str(time.time_ns())
-            )
-            with Looks(stack, submitted.id) as looks:
-                *_, job = stack.client.watch(submitted.id)
-            ended = time.perf_counter()
-            check(stack.client.content(job.id, "jsonl"), items)
-            read = time.perf_counter()
-        if job.status != "completed" or job.counts.ok != items or job.planned_at is None:
-            raise RuntimeError(f"the job of {items:,} items {job.status}: {job.counts}")
+            jobs = [_one_job(stack, source, items) for _ in range(times)]
+        ids = [job["id"] for job in jobs]
         engine = database.connect(f"sqlite:///{folder / 'stack' / 'nightmill.db'}")
         with database.reading(engine) as connection:
-            tables = (Job, Shard, Execution)
-            sql_rows = sum(connection.scalar(select(func.count()).select_from(table)) or 0 for table in tables)
+            columns = (Job.id, Shard.job_id, Execution.job_id)
+            sql_rows = sum(connection.scalar(select(func.count()).where(column.in_(ids))) or 0 for column in columns)
         engine.dispose()
     return {
         "items": items,
-        "upload_seconds": uploaded - started,
-        "planning_seconds": job.planned_at - job.created_at,
-        "job_seconds": ended - uploaded,
-        "reading_seconds": read - ended,
-        "sql_rows": sql_rows,
-        "shards": job.shard_count,
-        "show_seconds": {"median": statistics.median(looks.shows), "max": max(looks.shows)},
-        "page_seconds": {"median": statistics.median(looks.pages), "max": max(looks.pages)},
+        "times": times,
+        **{
+            f"{what}_seconds": statistics.median(job[what] for job in jobs)
+            for what in ("upload", "planning", "job", "reading")
+        },
+        "all_job_seconds": [job["job"] for job in jobs],
+        "predictions_off": [job["off"] for job in jobs if job["off"] is not None],
+        "sql_rows": sql_rows // times,
+        "shards": jobs[0]["shards"],
+        **{
+            f"{what}_seconds": {"median": statistics.median(each), "max": max(each)}
+            for what in ("show", "page")
+            for each in [[seconds for job in jobs for seconds in job[what]]]
+        },
         "peak_mebibytes": memory.mebibytes(),
+    }
+
+
+def _one_job(stack: Stack, source: Path, items: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    uri = stack.client.upload(source).uri
+    uploaded = time.perf_counter()
+    submitted = stack.client.submit({**SPEC, "source": {**SPEC["source"], "file": uri}}, key=str(time.time_ns()))
+    with Looks(stack, submitted.id) as looks:
+        *_, job = stack.client.watch(submitted.id)
+    ended = time.perf_counter()
+    check(stack.client.content(job.id, "jsonl"), items)
+    read = time.perf_counter()
+    if job.status != "completed" or job.counts.ok != items or job.planned_at is None or job.finished_at is None:
+        raise RuntimeError(f"the job of {items:,} items {job.status}: {job.counts}")
+    return {
+        "id": job.id,
+        "upload": uploaded - started,
+        "planning": job.planned_at - job.created_at,
+        "job": ended - uploaded,
+        "reading": read - ended,
+        "shards": job.shard_count,
+        "show": looks.shows,
+        "page": looks.pages,
+        "off": None if job.first_prediction is None else job.first_prediction.off_by(job.finished_at),
     }
 
 
@@ -107,15 +132,16 @@ def check(blocks: Iterator[bytes], items: int) -> None:
 
 def report(runs: list[dict[str, Any]], where: str) -> str:
     """The table, and what an item costs from one size to the next."""
-    table = f"`echo`, JSON lines, a fresh stack for each size, {where}\n\n"
+    table = f"`echo`, JSON lines, a fresh stack for each size, its actors loaded, {where}; times are medians\n\n"
     table += rows(
-        ["items", "upload, s", "planning, s", "job, s", "items/s", "reading results, s", "shards", "SQL rows"],
+        ["items", "jobs", "upload, s", "planning, s", "job, s", "items/s", "reading results, s", "shards", "SQL rows"],
         [
             [
                 f"{one['items']:,}",
+                f"{one['times']}",
                 f"{one['upload_seconds']:.1f}",
                 f"{one['planning_seconds']:.1f}",
-                f"{one['job_seconds']:.1f}",
+                f"{one['job_seconds']:.2f}",
                 f"{one['items'] / one['job_seconds']:,.0f}",
                 f"{one['reading_seconds']:.1f}",
                 f"{one['shards']:,}",
@@ -146,14 +172,20 @@ def report(runs: list[dict[str, Any]], where: str) -> str:
             for one in runs
         ],
     )
-    for smaller, larger in itertools.pairwise(runs):
-        more = larger["items"] - smaller["items"]
-        each = (larger["job_seconds"] - smaller["job_seconds"]) / more
-        fixed = smaller["job_seconds"] - each * smaller["items"]
-        table += (
-            f"\nfrom {smaller['items']:,} to {larger['items']:,} items: {1e6 * each:.2f} µs an item more, "
-            f"and {fixed:.1f} s that do not depend on their number\n"
-        )
+    each = [
+        (larger["job_seconds"] - smaller["job_seconds"]) / (larger["items"] - smaller["items"])
+        for smaller, larger in itertools.pairwise(runs)
+    ]
+    for (smaller, larger), seconds in zip(itertools.pairwise(runs), each, strict=True):
+        table += f"\nfrom {smaller['items']:,} to {larger['items']:,} items: {1e6 * seconds:.2f} µs an item more\n"
+    if each:
+        table += f"\nof a job, whatever its size: {runs[0]['job_seconds'] - each[0] * runs[0]['items']:.2f} s\n"
+    for one in runs:
+        if one["predictions_off"]:
+            off = ", ".join(f"{100 * part:+.0f} %" for part in one["predictions_off"])
+            table += (
+                f"\nfirst prediction of the finish, {one['items']:,} items: off by {off} of the time it looked ahead\n"
+            )
     return table
 
 
@@ -168,7 +200,7 @@ def main() -> None:
             tempfile.TemporaryDirectory(prefix="nm-size-", ignore_cleanup_errors=True) as name,
             said(f"{items:,} items"),
         ):
-            runs.append(run(Path(name), items))
+            runs.append(measure(Path(name), items))
     where = f"{before['cores']} cores ({before['processor']})"
     keep("size", {"machine": before, "runs": runs}, report(runs, where))
 

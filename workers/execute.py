@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import msgspec
 
@@ -24,19 +24,20 @@ from workers.image_shard import ImageShard
 from workers.records import BrokenPartError, describe_part, earlier_records, read_part
 from workers.screening import Screen
 from workers.sources import read_rows
-from workers.store import MissingObjectError, ObjectStore, StoreError
+from workers.store import ChangedObjectError, MissingObjectError, ObjectStore, StoreError
 from workers.text_items import TextItems
 
 logger = logging.getLogger(__name__)
-WRITE_SECONDS = 90.0
-"""How long a finished shard tries to write its part. A store that is away mostly comes back within a minute; to write
-again costs next to nothing, to generate again what the shard cost."""
+STORE_SECONDS = 90.0
+"""How long an execution tries to read its rows, and to write its part, while the store is away. Most are back within
+a minute; to ask again costs next to nothing, to fail costs a try of the shard, or all that it generated."""
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
 """Bounds of the pause between two tries, which doubles: exponential backoff with full jitter, as for shards."""
 SALVAGE_SECONDS = 10.0
 """How long an interrupted execution tries to keep what it has: whoever interrupted it waits."""
 Phase = Literal["loading", "reading", "generating", "writing"]
+Answer = TypeVar("Answer")
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -126,10 +127,10 @@ class Execution:
             ModelError: the engine failed.
         """
         self._enter("reading")
-        adopted = await asyncio.to_thread(self._earlier_part)
+        adopted = await self._patiently(self._earlier_part, "its earlier parts are looked for")
         if adopted is not None:
             return adopted
-        items = self._items = await asyncio.to_thread(self._read, info)
+        items = self._items = await self._patiently(lambda: self._read(info), "its rows are read")
         self._enter("generating")
         if isinstance(items, ImageItems):
             await self._images(items).run(cast("ImageBackend", backend))
@@ -163,27 +164,31 @@ class Execution:
             self._store,
             folder=self.images_folder,
             write=self._write,
+            ask=self._patiently,
             granted=self.granted,
             screen=self._screen,
             options=self.task.work.parsed_options(),
         )
 
     async def _write(self, key: str, data: bytes, content_type: str) -> None:
-        """Write an object, again and again while the store is away. Being told to stop ends it at any moment."""
-        give_up_at = self._clock() + WRITE_SECONDS
+        await self._patiently(lambda: self._store.put(key, data, content_type=content_type), f"{key} is written")
+
+    async def _patiently(self, ask: Callable[[], Answer], what: str) -> Answer:
+        """Ask something of the store, in a thread, again and again while it is away; being told to stop ends that."""
+        give_up_at = self._clock() + STORE_SECONDS
         longest = FIRST_PAUSE
         while True:
             try:
-                await asyncio.to_thread(self._store.put, key, data, content_type=content_type)
+                return await asyncio.to_thread(ask)
+            except (MissingObjectError, ChangedObjectError):
+                raise  # the store is there, and this is its answer
             except StoreError as error:
                 pause = self._between(0, longest)
                 if self._clock() + pause >= give_up_at:
                     raise
-                logger.warning("shard %s/%s: %s is written again: %s", self.task.job, self.task.shard, key, error)
+                logger.warning("shard %s/%s: %s again: %s", self.task.job, self.task.shard, what, error)
                 await self._sleep(pause)
                 longest = min(LONGEST_PAUSE, longest * 2)
-            else:
-                return
 
     def _enter(self, phase: Phase) -> None:
         now = self._clock()

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
+from typing import Protocol, TypeVar
 
 from msgspec import UNSET
 
@@ -36,8 +37,17 @@ CALL_ITEMS = 256
 THREADS = 4
 """Images of a shard that are read, encoded or stored at one moment."""
 _UNKNOWN_SIDE = 512
+Answer = TypeVar("Answer")
 Write = Callable[[str, bytes, str], Awaitable[None]]
 """Stores bytes under a key with a content type, and tries again while the store is away."""
+
+
+class Ask(Protocol):
+    """Asks something of the store in a thread, and tries again while that is away."""
+
+    async def __call__(self, ask: Callable[[], Answer], what: str, /) -> Answer:
+        """The answer; `what` is for the log."""
+        ...
 
 
 class ImageShard:
@@ -48,6 +58,7 @@ class ImageShard:
         store: Where input images are read.
         folder: Where this execution leaves its images.
         write: Stores one.
+        ask: Reads what one starts from.
         granted: Set once this execution owns the shard.
         screen: The classifier, for jobs that ask for it.
         options: The echo model's.
@@ -60,6 +71,7 @@ class ImageShard:
         *,
         folder: str,
         write: Write,
+        ask: Ask,
         granted: asyncio.Event,
         screen: Screen | None,
         options: EchoOptions | None,
@@ -69,6 +81,7 @@ class ImageShard:
         self._store = store
         self._folder = folder
         self._write = write
+        self._ask_store = ask
         self._granted = granted
         self._screen = screen
         self._options = options
@@ -144,7 +157,9 @@ class ImageShard:
         if field is None:
             return None
         async with self._threads:
-            return await asyncio.to_thread(load_picture, value, field, self._store, mask=mask)
+            return await self._ask_store(
+                lambda: load_picture(value, field, self._store, mask=mask), f"the {field} of an item is read"
+            )
 
     async def _take(self, results: Sequence[ImageResult]) -> None:
         """Settle a group of results: look at all of its pictures at once, then store those that may be."""

@@ -7,15 +7,17 @@ with --resume, and merged by putting files together; `--table` only writes the t
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.chaos.matrix import FAULTS
-from tests.chaos.scenario import Result, run_scenario
+from tests.chaos.scenario import Result, Stands, run_scenario
 from tests.chaos.stand import LEASE_SECONDS, Services, running_services
 from tests.chaos.table import read_results, table
 
@@ -70,18 +72,29 @@ def _run_all(scenarios: list[tuple[str, int]], out: Path, *, resume: bool) -> No
                 running.append(held.enter_context(running_services()))
             return running[0]
 
-        for name, seed in scenarios:
-            if (name, seed) in passed:
-                continue
+        stands = Stands(services)
+        held.callback(stands.drop)
+        for (name, seed), keep in _kept([one for one in scenarios if one not in passed]):
             began = time.monotonic()
-            result = run_scenario(FAULTS[name], seed, services)
+            result = run_scenario(FAULTS[name], seed, stands, keep=keep)
             _judge_again(result)
             (out / f"{name}-{seed:03d}.json").write_bytes(result.encoded())
-            verdict = f"FAILED: {result.problems[0]}" if result.problems else "passed"
+            verdict = f"FAILED: {result.problems[0][:300]}" if result.problems else "passed"
             where = f"{result.moment}, {result.place}{f', {result.said}' if result.said else ''}"
             print(
                 f"{name} {seed} ({where}): {verdict} in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True
             )
+
+
+def _kept(scenarios: list[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], bool]]:
+    """The scenarios of each fault by place, each with whether its stack is left to the next."""
+    for name, of_fault in itertools.groupby(scenarios, key=lambda scenario: scenario[0]):
+        fault = FAULTS[name]
+        by_place = sorted(of_fault, key=lambda scenario: fault.place(scenario[1]))
+        for _, of_place in itertools.groupby(by_place, key=lambda scenario: fault.place(scenario[1])):
+            alike = list(of_place)
+            for number, scenario in enumerate(alike, 1):
+                yield scenario, number % fault.scenarios != 0 and number < len(alike)
 
 
 def _judge_again(result: Result) -> None:

@@ -46,6 +46,8 @@ class Fault:
     """What is wrong beside what `verdict.problems` finds."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """More settings of the stack."""
+    scenarios: int = FEW_SEEDS
+    """How many of its scenarios one stack may see."""
     own_ray: bool = False
     """Whether Ray runs beside the stack, and not in it, so that other nodes can join."""
     within: float = 120.0

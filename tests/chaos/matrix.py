@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+from models.backends.vllm import OWN_PROCESSES
 from tests.chaos import item_faults, process_faults, redis_faults, sql_faults, store_faults
 from tests.chaos.fault import MANY_SEEDS, Fault
 from tests.chaos.moments import MOMENTS, Moment
@@ -24,20 +25,28 @@ _PROCESSES = {
 def _faults() -> Iterator[Fault]:
     for role, seeds in _PROCESSES.items():
         name = role.rpartition(":")[2].lower().removeprefix("model")
-        yield Fault(f"kill-{name}", process_faults.kill(role), seeds, MOMENTS)
+        # Twice on a stack: the launcher gives up on a process that dies often.
+        yield Fault(f"kill-{name}", process_faults.kill(role), seeds, MOMENTS, scenarios=2)
     yield Fault(
         "kill-engine-child",
         process_faults.kill_engine_child,
         MANY_SEEDS,
         ("running", "before the report", "before the commit"),
         workload=_with_a_model,
+        settings={OWN_PROCESSES: "1", "NIGHTMILL_HANG_SECONDS": "60"},
         within=300.0,
     )
-    yield Fault("lose-node", process_faults.lose_node, workload=_long, places=("embedded",), own_ray=True)
-    yield Fault("drain-worker", process_faults.drain, demand=process_faults.drained)
-    yield Fault("dying-children", process_faults.dying_children, workload=_longer, demand=process_faults.given_up)
+    yield Fault("lose-node", process_faults.lose_node, workload=_long, places=("embedded",), own_ray=True, scenarios=1)
+    yield Fault("drain-worker", process_faults.drain, demand=process_faults.drained, scenarios=1)
+    yield Fault(
+        "dying-children",
+        process_faults.dying_children,
+        workload=_longer,
+        demand=process_faults.given_up,
+        scenarios=1,
+    )
     yield Fault("disk-full", process_faults.disk_full, places=("embedded",))
-    yield Fault("memory-short", process_faults.memory_short)
+    yield Fault("memory-short", process_faults.memory_short, scenarios=1)
 
     yield Fault(
         "poison-crash", item_faults.wait, workload=item_faults.poisoned("crash_on", 1), demand=item_faults.few_restarts
@@ -80,13 +89,13 @@ def _faults() -> Iterator[Fault]:
         places=("services",),
         within=180.0,
     )
-    yield Fault("store-late-listings", store_faults.late_listings, places=("services",))
-    yield Fault("store-no-conditions", store_faults.no_conditional_writes, places=("services",))
+    yield Fault("store-late-listings", store_faults.late_listings, places=("services",), scenarios=2)
+    yield Fault("store-no-conditions", store_faults.no_conditional_writes, places=("services",), scenarios=2)
 
 
 def _with_a_model(moment: Moment, chance: random.Random) -> Workload:
     del moment, chance
-    return Workload(shards=8, rows=24, model="smollm2-135m")
+    return Workload(shards=64, rows=4, model="smollm2-135m")
 
 
 def _long(moment: Moment, chance: random.Random) -> Workload:

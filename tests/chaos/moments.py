@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, TypeAlias, get_args
 
 from orchestrator.lifecycle import JobStatus, ShardStatus
-from tests.chaos.run import Run
+from tests.chaos.run import FOLLOW_SECONDS, STEP_SECONDS, Run
+from tests.chaos.stand import LEASE_SECONDS
 
 Moment: TypeAlias = Literal["running", "planning", "before the report", "before the commit", "finalising"]
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
+HOLD_SECONDS = LEASE_SECONDS / 2
+"""How long reports are held up for a part at the most: no lease runs out for it."""
 
 
 @contextmanager
@@ -39,21 +43,36 @@ def reached(moment: Moment, run: Run, chance: random.Random) -> Iterator[None]:
         pause.wait(chance.uniform(0.0, 4.0))
         yield
     elif moment == "before the report":
-        pause.wait(chance.uniform(0.0, 1.0))
-        with run.stand.stopped("worker"):
-            _await_unreported_part(run)
+        with _with_a_part_held_up(lambda: run.stand.stopped("worker"), run, chance):
             yield
     else:
-        pause.wait(chance.uniform(0.0, 1.0))
-        with run.stand.writes_locked():
-            _await_unreported_part(run)
+        with _with_a_part_held_up(run.stand.writes_locked, run, chance):
             pause.wait(0.2)  # the report is on its way, and whoever takes it waits for the lock
             yield
 
 
-def _await_unreported_part(run: Run) -> None:
-    def look() -> bool:
-        done = {shard.part_key for shard in run.shards() if shard.status == ShardStatus.DONE}
-        return any(key not in done for key in run.parts.whole())
+@contextmanager
+def _with_a_part_held_up(
+    hold: Callable[[], AbstractContextManager[None]], run: Run, chance: random.Random
+) -> Iterator[None]:
+    """Hold up what reports, until a part appears that nobody has reported; let go and try again where none does."""
+    pause = threading.Event()
+    deadline = time.monotonic() + FOLLOW_SECONDS
+    while time.monotonic() < deadline:
+        pause.wait(chance.uniform(0.0, 1.0))
+        with hold():
+            if _unreported_part_appears(run):
+                yield
+                return
+    raise AssertionError(f"not within {FOLLOW_SECONDS:g} s: no part appears while its report is held up")
 
-    run.follow(look, "no part appears")
+
+def _unreported_part_appears(run: Run) -> bool:
+    until = time.monotonic() + HOLD_SECONDS
+    pause = threading.Event()
+    while time.monotonic() < until:
+        done = {shard.part_key for shard in run.shards() if shard.status == ShardStatus.DONE}
+        if any(key not in done for key in run.parts.whole()):
+            return True
+        pause.wait(STEP_SECONDS)
+    return False

@@ -193,10 +193,10 @@ def submit(stand: Stand, workload: Workload, folder: Path, chance: random.Random
     return Run(stand, workload, job, answers, PartWatch(stand, job), submitted_at)
 
 
-def warm_up(stand: Stand, folder: Path, chance: random.Random) -> None:
-    """Run a small job, after which every process has its connections and the actor is there."""
-    run = submit(stand, Workload(shards=1, rows=8, delay_ms=0.0), folder, chance)
-    run.await_end(within=90.0)
+def warm_up(stand: Stand, model: str, folder: Path, chance: random.Random) -> None:
+    """Run a small job, after which every process has its connections and the actor has its model."""
+    run = submit(stand, Workload(shards=1, rows=8, delay_ms=0.0, model=model), folder, chance)
+    run.await_end(within=180.0)
 
 
 def _patiently(look: Callable[[], Found]) -> Found:

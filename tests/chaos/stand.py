@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import boto3
+import httpx
 import psutil
 import psycopg
 from sqlalchemy import Connection, Engine, text
@@ -119,8 +120,9 @@ class Stand:
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """A client of the stack's API."""
+        """A client of the stack's API, once that answers: it may have been killed a moment ago."""
         record = eventually(lambda: read_record(self.nightmill.data_dir), what="there is no stack")
+        eventually(lambda: _answers(record.url), what="the API does not answer")
         with Client(record.url) as client:
             yield client
 
@@ -182,6 +184,13 @@ class Stand:
         """What a process has said so far."""
         path = self.nightmill.data_dir / "logs" / f"{role}.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", timeout=5.0).is_success
+    except httpx.TransportError:
+        return False
 
 
 @contextmanager

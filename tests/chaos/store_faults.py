@@ -49,14 +49,15 @@ def silent(run: Run, moment: Moment, chance: random.Random) -> Strike:
     with reached(moment, run, chance):
         s3 = run.stand.given.s3
         over = threading.Event()
+        met: list[str] = []
         now = time.time()
-        s3.strike(silence(over))
+        s3.strike(silence(over, met))
         threading.Event().wait(chance.uniform(3.0, 6.0))
         s3.mend()  # those that wait go on waiting
         mended = time.time()
         threading.Event().wait(65.0)
         over.set()
-    return Strike(now, mended, said=f"{s3.struck} requests")
+    return Strike(now, mended, said=f"{len(met)} requests")
 
 
 def unreachable(seconds: float) -> StrikeAt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.matrix import FAULTS, QUICK
-from tests.chaos.scenario import run_scenario
+from tests.chaos.scenario import Stands, run_scenario
 from tests.chaos.stand import Services
 
 
@@ -15,6 +15,6 @@ def _no_services() -> Services:
 
 @pytest.mark.parametrize(("fault", "seed"), QUICK)
 def test_a_job_survives(fault: str, seed: int) -> None:
-    result = run_scenario(FAULTS[fault], seed, _no_services)
+    result = run_scenario(FAULTS[fault], seed, Stands(_no_services))
     assert result.place == "embedded"
     assert not result.problems, "\n".join([*result.problems, result.logs])

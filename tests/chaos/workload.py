@@ -58,6 +58,6 @@ class Workload:
         """The job over the source that was uploaded as `uri`."""
         job = {"name": "chaos", "source": {"file": uri}, "prompt": PROMPT}
         if self.model != "echo":
-            return {**job, "kind": "text", "model": self.model, "sampling": {"temperature": 0, "max_tokens": 48}}
+            return {**job, "kind": "text", "model": self.model, "sampling": {"temperature": 0, "max_tokens": 16}}
         options = {"delay_ms": self.delay_ms, **self.options}
         return {**job, "kind": "echo", "options": options}

@@ -105,12 +105,16 @@ def truncated_uploads(chance: random.Random, share: float) -> Fault:
     return fault
 
 
-def silence(over: threading.Event) -> Fault:
-    """A fault that answers nothing until `over` is set, and then ends the connections that waited."""
+def silence(over: threading.Event, met: list[str]) -> Fault:
+    """A fault that answers nothing until `over` is set, and then ends the connections that waited.
+
+    The paths of the requests that met it are added to `met` as they come.
+    """
 
     def fault(environ: Environ, start_response: StartResponse) -> Iterable[bytes] | None:
         if over.is_set():
             return None
+        met.append(environ["PATH_INFO"])
         over.wait()
         return _hang_up(environ, start_response)
 
