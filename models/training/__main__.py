@@ -1,0 +1,54 @@
+"""Train one of the models that this project ships: `python -m models.training fashion-diffusion --out FOLDER`.
+
+Goes on where the folder has checkpoints. Weights and card are written to FOLDER/model when it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from models.training.checkpoints import FolderCheckpoints
+from models.training.data import fashion_mnist
+from models.training.loop import Progress, TrainingSettings, train
+
+RECIPES: dict[str, TrainingSettings] = {
+    "fashion-diffusion": TrainingSettings(
+        family="diffusion", steps=4500, batch_size=128, learning_rate=1e-3, bfloat16=True, average=0.998
+    ),
+}
+
+
+def main() -> None:
+    """The command line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("model", choices=sorted(RECIPES))
+    options.add_argument("--out", type=Path, required=True)
+    options.add_argument("--steps", type=int)
+    options.add_argument("--minutes", type=float)
+    given = options.parse_args()
+    changed = {name: value for name in ("steps", "minutes") if (value := getattr(given, name)) is not None}
+    settings = TrainingSettings.model_validate(RECIPES[given.model].model_dump() | changed)
+    folder: Path = given.out
+
+    def watch(told: Progress) -> None:
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in told.losses.items())
+        print(f"step {told.step}/{told.steps}, {told.seconds:.0f} s: {losses}", file=sys.stderr, flush=True)  # noqa: T201
+        if told.grid is not None:
+            Image.fromarray(told.grid).save(folder / f"samples-{told.step:06}.png")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    train(
+        fashion_mnist(),
+        settings,
+        FolderCheckpoints(folder / "checkpoints"),
+        watch=watch,
+        event_folder=folder / "events",
+    )
+
+
+if __name__ == "__main__":
+    main()
