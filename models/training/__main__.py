@@ -17,8 +17,11 @@ from models.training.loop import Progress, TrainingSettings, train
 
 RECIPES: dict[str, TrainingSettings] = {
     "fashion-diffusion": TrainingSettings(
-        family="diffusion", steps=4500, batch_size=128, learning_rate=1e-3, bfloat16=True, average=0.998
+        family="diffusion", steps=4000, batch_size=64, learning_rate=1e-3, average=0.998
     ),
+    "fashion-gan": TrainingSettings(family="gan", steps=5000, batch_size=64, learning_rate=2e-4, average=0.998),
+    "fashion-vae": TrainingSettings(family="vae", steps=2500, batch_size=128, learning_rate=1e-3, average=0.998),
+    "fashion-ar": TrainingSettings(family="ar", steps=5000, batch_size=64, learning_rate=1e-3, average=0.998),
 }
 
 

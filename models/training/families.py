@@ -80,8 +80,18 @@ def build(name: FamilyName, space: ImageSpace, options: Mapping[str, object], le
     Raises:
         ValidationError: an option that the family does not have, or of a wrong value.
     """
-    from models.training.diffusion import Diffusion, DiffusionOptions  # noqa: PLC0415  # they import this module
+    # Imported here: they import this module.
+    from models.training.autoregressive import Autoregressive, AutoregressiveOptions  # noqa: PLC0415
+    from models.training.diffusion import Diffusion, DiffusionOptions  # noqa: PLC0415
+    from models.training.gan import Gan, GanOptions  # noqa: PLC0415
+    from models.training.vae import Vae, VaeOptions  # noqa: PLC0415
 
     match name:
         case "diffusion":
             return Diffusion(space, DiffusionOptions.model_validate(options), learning_rate)
+        case "gan":
+            return Gan(space, GanOptions.model_validate(options), learning_rate)
+        case "vae":
+            return Vae(space, VaeOptions.model_validate(options), learning_rate)
+        case "ar":
+            return Autoregressive(space, AutoregressiveOptions.model_validate(options), learning_rate)
