@@ -73,6 +73,8 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Of an inpainting, height by width by 3: white is painted anew."""
     style_image: Pixels | None = None
     """Of a style transfer, in place of a style's name."""
+    batch: int | None = None
+    """Of a replay: the batch is padded to as many pictures, this request's first; None leaves it to the engine."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
