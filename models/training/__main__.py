@@ -14,14 +14,17 @@ from PIL import Image
 from models.training.checkpoints import FolderCheckpoints
 from models.training.data import fashion_mnist
 from models.training.loop import Progress, TrainingSettings, train
+from models.training.saved import save_trained
 
 RECIPES: dict[str, TrainingSettings] = {
     "fashion-diffusion": TrainingSettings(
-        family="diffusion", steps=4000, batch_size=64, learning_rate=1e-3, average=0.998
+        family="diffusion", steps=3000, batch_size=64, learning_rate=1e-3, average=0.998
     ),
-    "fashion-gan": TrainingSettings(family="gan", steps=5000, batch_size=64, learning_rate=2e-4, average=0.998),
-    "fashion-vae": TrainingSettings(family="vae", steps=2500, batch_size=128, learning_rate=1e-3, average=0.998),
-    "fashion-ar": TrainingSettings(family="ar", steps=5000, batch_size=64, learning_rate=1e-3, average=0.998),
+    "fashion-gan": TrainingSettings(family="gan", steps=3000, batch_size=64, learning_rate=3e-4, average=0.998),
+    "fashion-vae": TrainingSettings(family="vae", steps=2000, batch_size=128, learning_rate=1e-3, average=0.998),
+    "fashion-ar": TrainingSettings(
+        family="ar", options={"code_steps": 1000}, steps=3500, batch_size=64, learning_rate=1e-3, average=0.998
+    ),
 }
 
 
@@ -39,18 +42,15 @@ def main() -> None:
 
     def watch(told: Progress) -> None:
         losses = ", ".join(f"{name} {value:.4f}" for name, value in told.losses.items())
-        print(f"step {told.step}/{told.steps}, {told.seconds:.0f} s: {losses}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"step {told.step}/{told.steps}, {told.seconds:.0f} s: {losses}", file=sys.stderr, flush=True)
         if told.grid is not None:
             Image.fromarray(told.grid).save(folder / f"samples-{told.step:06}.png")
 
     folder.mkdir(parents=True, exist_ok=True)
-    train(
-        fashion_mnist(),
-        settings,
-        FolderCheckpoints(folder / "checkpoints"),
-        watch=watch,
-        event_folder=folder / "events",
-    )
+    data = fashion_mnist()
+    checkpoints = FolderCheckpoints(folder / "checkpoints")
+    trained = train(data, settings, checkpoints, watch=watch, event_folder=folder / "events")
+    save_trained(folder / "model", trained, settings, data)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ https://arxiv.org/abs/1706.03762.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import torch
@@ -112,7 +112,15 @@ class AutoregressiveSampler(Sampler):
         logits: Tensor = self.out(self.norm(features))
         return logits.float()
 
-    def make(self, noise: Tensor, labels: Tensor, *, steps: int | None = None, guidance: float | None = None) -> Tensor:  # noqa: ARG002
+    def make(
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        *,
+        steps: int | None = None,  # noqa: ARG002
+        guidance: float | None = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """A code at a time, drawn by inverting its cumulative distribution at the place's noise."""
         guidance = self.default_guidance if guidance is None else guidance
         rows = len(labels)
@@ -124,6 +132,7 @@ class AutoregressiveSampler(Sampler):
         features = self.labels(labels)
         drawn = []
         for place in range(self._length):
+            between()
             features = (features + self.places[place])[:, None]
             for block, (keys, values) in zip(self.blocks, kept, strict=True):
                 features = block(features, keys, values, place)
@@ -156,6 +165,7 @@ class Autoregressive(Family):
     sampler: AutoregressiveSampler
 
     def __init__(self, space: ImageSpace, options: AutoregressiveOptions, learning_rate: float) -> None:
+        self.options = options
         self.sampler = AutoregressiveSampler(space, options)
         self._code_steps = options.code_steps
         self._dropout = options.label_dropout

@@ -139,7 +139,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     try:
         content = gzip.decompress(path.read_bytes())
         if content[:3] != bytes((0, 0, IDX_BYTES)):
-            raise ValueError("it is no idx file of unsigned bytes")
+            raise _unreadable(f"{path} is no idx file of unsigned bytes")
         shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
         data = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
     except (OSError, EOFError, ValueError) as error:

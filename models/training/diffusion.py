@@ -9,7 +9,7 @@ https://arxiv.org/abs/2403.03206 (t drawn logit-normal); Ho and Salimans, 2022, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import torch
@@ -74,13 +74,22 @@ class DiffusionSampler(Sampler):
         """Normal, in the shape of an image."""
         return torch.randn(self._shape, generator=generator)
 
-    def make(self, noise: Tensor, labels: Tensor, *, steps: int | None = None, guidance: float | None = None) -> Tensor:
+    def make(
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """Euler's method in `steps` equal steps; guidance 1 is none, and takes half the time."""
         steps = self.default_steps if steps is None else steps
         guidance = self.default_guidance if guidance is None else guidance
         images = noise
         without = torch.full_like(labels, self.no_class)
         for step in range(steps):
+            between()
             time = torch.full((len(noise),), 1 - step / steps)
             direction = self.direction(images, time, labels)
             if guidance != 1:
@@ -96,6 +105,7 @@ class Diffusion(Family):
     sampler: DiffusionSampler
 
     def __init__(self, space: ImageSpace, options: DiffusionOptions, learning_rate: float) -> None:
+        self.options = options
         self.sampler = DiffusionSampler(space, options)
         self._dropout = options.label_dropout
         self._optimizer = AdamW(self.sampler.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)

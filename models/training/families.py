@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import torch
@@ -47,8 +47,19 @@ class Sampler(nn.Module, ABC):
         """All the random numbers that one image is made from."""
 
     @abstractmethod
-    def make(self, noise: Tensor, labels: Tensor, *, steps: int | None = None, guidance: float | None = None) -> Tensor:
-        """Images (batch, channels, height, width; -1 to 1) from stacked noise and one class index an image."""
+    def make(
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """Images (batch, channels, height, width; -1 to 1) from stacked noise and one class index an image.
+
+        `between` is called now and then; what it raises ends the making.
+        """
 
 
 class Family(ABC):
@@ -58,6 +69,7 @@ class Family(ABC):
     images alone, and so a training that was interrupted goes on as if it had not been.
     """
 
+    options: Options
     sampler: Sampler
     """Part of `networks`; its running average over the steps is what is kept."""
 

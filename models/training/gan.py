@@ -9,7 +9,7 @@ discriminator sees them, so that it cannot learn the training images by heart).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import torch
@@ -94,7 +94,15 @@ class GanSampler(Sampler):
         features = self.up2(self.up1(features, labels), labels)
         return torch.tanh(self.out(functional.relu(self.norm(features, labels))).float())
 
-    def make(self, noise: Tensor, labels: Tensor, *, steps: int | None = None, guidance: float | None = None) -> Tensor:  # noqa: ARG002
+    def make(
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        *,
+        steps: int | None = None,  # noqa: ARG002
+        guidance: float | None = None,  # noqa: ARG002
+        between: Callable[[], None] = lambda: None,  # noqa: ARG002
+    ) -> Tensor:
         """One pass; there are no steps and no guidance."""
         images: Tensor = self(noise, labels)
         return images
@@ -134,13 +142,12 @@ class Gan(Family):
     sampler: GanSampler
 
     def __init__(self, space: ImageSpace, options: GanOptions, learning_rate: float) -> None:
+        self.options = options
         self.sampler = GanSampler(space, options)
         self._discriminator = _Discriminator(space, options)
         # The discriminator learns twice as fast: Heusel et al., 2017, https://arxiv.org/abs/1706.08500.
         self._generator_optimizer = Adam(self.sampler.parameters(), lr=learning_rate, betas=(0.0, 0.99))
-        self._discriminator_optimizer = Adam(
-            self._discriminator.parameters(), lr=2 * learning_rate, betas=(0.0, 0.99)
-        )
+        self._discriminator_optimizer = Adam(self._discriminator.parameters(), lr=2 * learning_rate, betas=(0.0, 0.99))
 
     def networks(self) -> Mapping[str, nn.Module]:
         """Both."""

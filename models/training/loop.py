@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from models.errors import FailureKind, ModelError
 from models.training.checkpoints import Checkpoint, Checkpoints
 from models.training.data import Augmentation, ImageData
-from models.training.families import Family, FamilyName, ImageSpace, Sampler, build
+from models.training.families import Family, FamilyName, ImageSpace, Options, Sampler, build
 
 WARMUP_STEPS = 100
 GRID_COLUMNS = 10
@@ -80,6 +80,8 @@ class Trained:
     sampler: Sampler
     """With the averaged weights."""
     space: ImageSpace
+    options: Options
+    """Of its family, defaults included."""
     step: int
     losses: Mapping[str, float]
     finished: bool
@@ -147,6 +149,7 @@ class _Run:
             self._family: Family = build(settings.family, space, settings.options, settings.learning_rate)
         for network in self._family.networks().values():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no such overload
+        self.options = self._family.options
         self.averaged: Sampler = deepcopy(self._family.sampler).requires_grad_(requires_grad=False).eval()
 
     def take_step(self, data: ImageData) -> dict[str, float]:

@@ -1,14 +1,13 @@
 """A conditional variational autoencoder.
 
 Sources: Kingma and Welling, 2013, https://arxiv.org/abs/1312.6114; Sohn, Lee and Yan, 2015 (the class given to both
-sides), https://papers.nips.cc/paper/5775; Takahashi et al., 2018, and Rybkin et al., 2021,
-https://arxiv.org/abs/2006.13202 (the spread of the pixels is the one that fits best, so that nothing weighs the two
-terms of the loss by hand).
+sides), https://papers.nips.cc/paper/5775; Rybkin et al., 2021, https://arxiv.org/abs/2006.13202 (the pixels' spread
+as what weighs the two terms of the loss: here a fixed one, wide enough that codes drawn at random make whole things).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import torch
@@ -23,11 +22,14 @@ from models.training.families import Family, ImageSpace, Options, Sampler
 class VaeOptions(Options):
     """Sizes of the two networks."""
 
-    latent: Annotated[int, Field(ge=1)] = 24
+    latent: Annotated[int, Field(ge=1)] = 12
     """Numbers that an image is made from."""
     width: Annotated[int, Field(ge=8)] = 32
     """Channels at half resolution; twice as many at a fourth."""
-    label_width: Annotated[int, Field(ge=1)] = 16
+    label_width: Annotated[int, Field(ge=1)] = 64
+    spread: Annotated[float, Field(gt=0)] = 0.3
+    """Standard deviation of a pixel (-1 to 1) about what the decoder makes: a smaller one gives sharper images from
+    codes that fill their space less evenly."""
 
 
 class VaeSampler(Sampler):
@@ -65,7 +67,15 @@ class VaeSampler(Sampler):
         features = self.start(torch.cat([noise, self.labels(labels)], dim=1)).unflatten(1, self._start)
         return torch.tanh(self.body(features.contiguous(memory_format=torch.channels_last)).float())
 
-    def make(self, noise: Tensor, labels: Tensor, *, steps: int | None = None, guidance: float | None = None) -> Tensor:  # noqa: ARG002
+    def make(
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        *,
+        steps: int | None = None,  # noqa: ARG002
+        guidance: float | None = None,  # noqa: ARG002
+        between: Callable[[], None] = lambda: None,  # noqa: ARG002
+    ) -> Tensor:
         """One pass; there are no steps and no guidance."""
         images: Tensor = self(noise, labels)
         return images
@@ -77,7 +87,9 @@ class Vae(Family):
     sampler: VaeSampler
 
     def __init__(self, space: ImageSpace, options: VaeOptions, learning_rate: float) -> None:
+        self.options = options
         self.sampler = VaeSampler(space, options)
+        self._spread = options.spread
         width = options.width
         places = (space.height // 4) * (space.width // 4)
         self._encoder = nn.ModuleDict(
@@ -120,8 +132,7 @@ class Vae(Family):
         given_back = self.sampler(mean + noise * (log_variance / 2).exp(), labels)
         pixels = functional.mse_loss(given_back, images)
         code = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
-        # With the spread that fits best, the pixels' part of the bound is half their number times log of their error.
-        loss = images[0].numel() / 2 * pixels.log() + code
+        loss = images[0].numel() * pixels / (2 * self._spread**2) + code
         self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], 1000.0)
