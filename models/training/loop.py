@@ -114,7 +114,6 @@ def train(
         run.restore(checkpoint)
     first, started = run.step, clock()
     sums: dict[str, float] = {}
-    means: dict[str, float] = {}
     counted = 0
     time_up = False
     with _events(event_folder, first) as write:
@@ -126,15 +125,24 @@ def train(
             time_up = settings.minutes is not None and clock() - started > 60 * settings.minutes
             last = run.step == settings.steps or time_up
             if run.step % settings.log_every == 0 or last:
-                means = {name: value / counted for name, value in sums.items()}
+                run.losses = {name: value / counted for name, value in sums.items()}
                 sums, counted = {}, 0
                 grid = run.grid() if run.step % settings.sample_every == 0 or last else None
-                told = Progress(step=run.step, steps=settings.steps, losses=means, seconds=clock() - started, grid=grid)
+                told = Progress(
+                    step=run.step, steps=settings.steps, losses=run.losses, seconds=clock() - started, grid=grid
+                )
                 write(told)
                 watch(told)
             if run.step % settings.checkpoint_every == 0 or last:
                 checkpoints.save(run.checkpoint())
-    return Trained(sampler=run.averaged, space=space, step=run.step, losses=means, finished=run.step >= settings.steps)
+    return Trained(
+        sampler=run.averaged,
+        space=space,
+        options=run.options,
+        step=run.step,
+        losses=run.losses,
+        finished=run.step >= settings.steps,
+    )
 
 
 class _Run:
@@ -144,6 +152,7 @@ class _Run:
         self._space = space
         self._settings = settings
         self.step = 0
+        self.losses: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self._family: Family = build(settings.family, space, settings.options, settings.learning_rate)
@@ -209,7 +218,9 @@ class _Run:
                 tensors |= {f"optimizer.{name}/{number}/{key}": value for key, value in state.items()}
         # A file keeps one layout of tensors; which one the run has is set by its networks.
         tensors = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
-        return Checkpoint(self.step, tensors, {"settings": self._settings.model_dump(mode="json")})
+        return Checkpoint(
+            self.step, tensors, {"settings": self._settings.model_dump(mode="json"), "losses": self.losses}
+        )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, which must be of a model of the same shape."""
@@ -230,6 +241,9 @@ class _Run:
                 f"the checkpoint of step {checkpoint.step} is of a model with other settings than these: {error}",
             ) from error
         self.step = checkpoint.step
+        losses = checkpoint.state.get("losses")
+        if isinstance(losses, dict):
+            self.losses = {name: float(str(value)) for name, value in losses.items()}
 
 
 def sheet(images: Tensor, columns: int) -> NDArray[np.uint8]:
