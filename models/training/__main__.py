@@ -18,12 +18,22 @@ from models.training.saved import save_trained
 
 RECIPES: dict[str, TrainingSettings] = {
     "fashion-diffusion": TrainingSettings(
-        family="diffusion", steps=3000, batch_size=64, learning_rate=1e-3, average=0.998
+        family="diffusion", steps=2500, batch_size=64, learning_rate=1e-3, average=0.998, bfloat16=True
     ),
-    "fashion-gan": TrainingSettings(family="gan", steps=3000, batch_size=64, learning_rate=3e-4, average=0.998),
-    "fashion-vae": TrainingSettings(family="vae", steps=2000, batch_size=128, learning_rate=1e-3, average=0.998),
+    "fashion-gan": TrainingSettings(
+        family="gan", steps=2500, batch_size=64, learning_rate=3e-4, average=0.998, bfloat16=True
+    ),
+    "fashion-vae": TrainingSettings(
+        family="vae", steps=1500, batch_size=128, learning_rate=1e-3, average=0.998, bfloat16=True
+    ),
     "fashion-ar": TrainingSettings(
-        family="ar", options={"code_steps": 1000}, steps=3500, batch_size=64, learning_rate=1e-3, average=0.998
+        family="ar",
+        options={"code_steps": 800},
+        steps=2800,
+        batch_size=64,
+        learning_rate=1e-3,
+        average=0.998,
+        bfloat16=True,
     ),
 }
 

@@ -25,7 +25,7 @@ from models.training.families import Family, ImageSpace, Options, Sampler
 class AutoregressiveOptions(Options):
     """Sizes of autoencoder and transformer."""
 
-    levels: Annotated[tuple[Annotated[int, Field(ge=2, le=16)], ...], Field(min_length=1)] = (6, 6, 5, 5)
+    levels: Annotated[tuple[Annotated[int, Field(ge=2, le=16)], ...], Field(min_length=1)] = (5, 5, 4, 4)
     """A code is so many numbers, each of so many levels: their product is how many codes there are."""
     code_width: Annotated[int, Field(ge=8)] = 48
     """Channels of the autoencoder at half resolution; twice as many at a fourth, where the codes are."""
@@ -209,9 +209,10 @@ class Autoregressive(Family):
 
     def _learn_codes(self, images: Tensor) -> Tensor:
         tops = torch.tensor([levels - 1 for levels in self.sampler.levels])[:, None, None]
-        position, level = self._levels(images)
-        passed = position + (level - position).detach()  # the gradient passes the rounding as if it were not there
-        given_back = self.sampler.decode(passed * (2 / tops) - 1)
+        with self.forward_pass():
+            position, level = self._levels(images)
+            passed = position + (level - position).detach()  # the gradient passes the rounding as if it were not there
+            given_back = self.sampler.decode(passed * (2 / tops) - 1)
         loss = functional.mse_loss(given_back, images)
         self._coder_optimizer.zero_grad()
         loss.backward()
@@ -226,7 +227,8 @@ class Autoregressive(Family):
             codes = codes * self.sampler.levels[number] + level[:, number].long()
         codes = codes.flatten(1)
         dropped = torch.rand(len(labels), generator=generator) < self._dropout
-        logits = self.sampler.logits(codes, torch.where(dropped, self.sampler.no_class, labels))
+        with self.forward_pass():
+            logits = self.sampler.logits(codes, torch.where(dropped, self.sampler.no_class, labels))
         loss = functional.cross_entropy(logits.flatten(0, 1), codes.flatten())
         self._transformer_optimizer.zero_grad()
         loss.backward()

@@ -49,16 +49,16 @@ class DiffusionSampler(Sampler):
         self._patch = options.patch
         self.no_class = len(space.classes)
         places = space.channels * options.patch**2
-        plain = len(options.widths) - 1
+        resolutions = len(options.widths)
         self.unet = UNet2DModel(
             sample_size=(space.height // options.patch, space.width // options.patch),
             in_channels=places,
             out_channels=places,
             block_out_channels=options.widths,
             layers_per_block=options.layers,
-            # Attention only where the places are fewest.
-            down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",),
-            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * plain,
+            # Attention only in the middle, where the places are fewest: elsewhere it took a fifth of a step.
+            down_block_types=("DownBlock2D",) * resolutions,
+            up_block_types=("UpBlock2D",) * resolutions,
             norm_num_groups=8,
             attention_head_dim=32,
             num_class_embeds=len(space.classes) + 1,
@@ -126,7 +126,8 @@ class Diffusion(Family):
         dropped = torch.rand(count, generator=generator) < self._dropout
         labels = torch.where(dropped, self.sampler.no_class, labels)
         along = time[:, None, None, None]
-        guess = self.sampler.direction((1 - along) * images + along * noise, time, labels)
+        with self.forward_pass():
+            guess = self.sampler.direction((1 - along) * images + along * noise, time, labels)
         loss = (guess - (noise - images)).square().mean()
         self._optimizer.zero_grad()
         loss.backward()

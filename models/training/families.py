@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import torch
@@ -70,8 +71,14 @@ class Family(ABC):
     """
 
     options: Options
+    bfloat16: bool = False
+    """Whether the networks run forward in bfloat16 where that loses little."""
     sampler: Sampler
     """Part of `networks`; its running average over the steps is what is kept."""
+
+    def forward_pass(self) -> AbstractContextManager[object]:
+        """Around what runs forward, and nothing else: the way back inside it took twice as long on a processor."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
 
     @abstractmethod
     def networks(self) -> Mapping[str, nn.Module]:

@@ -161,16 +161,18 @@ class Gan(Family):
         """The hinge loss of both; `real` and `fake` are the discriminator's mean scores."""
         count = len(images)
         noise = torch.stack([self.sampler.noise(generator) for _ in range(count)])
-        made = self.sampler(noise, labels)
-        both = _moved(torch.cat([images, made.detach()]), generator)
-        scores = self._discriminator(both, labels.repeat(2))
+        with self.forward_pass():
+            made = self.sampler(noise, labels)
+            both = _moved(torch.cat([images, made.detach()]), generator)
+            scores = self._discriminator(both, labels.repeat(2))
         real, fake = scores[:count], scores[count:]
         told_apart = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
         self._discriminator_optimizer.zero_grad()
         told_apart.backward()
         self._discriminator_optimizer.step()
 
-        passed = -self._discriminator(_moved(made, generator), labels).mean()
+        with self.forward_pass():
+            passed = -self._discriminator(_moved(made, generator), labels).mean()
         self._generator_optimizer.zero_grad()
         passed.backward()
         self._generator_optimizer.step()

@@ -156,6 +156,7 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self._family: Family = build(settings.family, space, settings.options, settings.learning_rate)
+        self._family.bfloat16 = settings.bfloat16
         for network in self._family.networks().values():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no such overload
         self.options = self._family.options
@@ -167,8 +168,7 @@ class _Run:
         generator = torch.Generator().manual_seed((settings.seed << 32) + self.step)
         images = settings.augmentation.apply(images, generator)
         self._set_rate()
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            losses = self._family.learn(self.step, images, labels, generator)
+        losses = self._family.learn(self.step, images, labels, generator)
         values = {name: loss.item() for name, loss in losses.items()}
         self.step += 1
         for name, value in values.items():

@@ -126,10 +126,11 @@ class Vae(Family):
     def learn(self, step: int, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """The bound on the likelihood, an image: `pixels` is the mean squared error, `code` the divergence in nats."""
         encoder = self._encoder
-        features = torch.cat([encoder["body"](images), encoder["labels"](labels)], dim=1)
-        mean, log_variance = encoder["out"](features).float().chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=generator)
-        given_back = self.sampler(mean + noise * (log_variance / 2).exp(), labels)
+        with self.forward_pass():
+            features = torch.cat([encoder["body"](images), encoder["labels"](labels)], dim=1)
+            mean, log_variance = encoder["out"](features).float().chunk(2, dim=1)
+            noise = torch.randn(mean.shape, generator=generator)
+            given_back = self.sampler(mean + noise * (log_variance / 2).exp(), labels)
         pixels = functional.mse_loss(given_back, images)
         code = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
         loss = images[0].numel() * pixels / (2 * self._spread**2) + code
