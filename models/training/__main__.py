@@ -1,6 +1,6 @@
 """Train one of the models that this project ships: `python -m models.training fashion-diffusion --out FOLDER`.
 
-Goes on where the folder has checkpoints. Weights and card are written to FOLDER/model when it ends.
+Goes on where the folder has checkpoints. Weights and card are written to FOLDER/fashion-diffusion when it ends.
 """
 
 from __future__ import annotations
@@ -11,31 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from models.training.cards import write_card
 from models.training.checkpoints import FolderCheckpoints
 from models.training.data import fashion_mnist
 from models.training.loop import Progress, TrainingSettings, train
-from models.training.saved import save_trained
-
-RECIPES: dict[str, TrainingSettings] = {
-    "fashion-diffusion": TrainingSettings(
-        family="diffusion", steps=2500, batch_size=64, learning_rate=1e-3, average=0.998, bfloat16=True
-    ),
-    "fashion-gan": TrainingSettings(
-        family="gan", steps=2500, batch_size=64, learning_rate=3e-4, average=0.998, bfloat16=True
-    ),
-    "fashion-vae": TrainingSettings(
-        family="vae", steps=1500, batch_size=128, learning_rate=1e-3, average=0.998, bfloat16=True
-    ),
-    "fashion-ar": TrainingSettings(
-        family="ar",
-        options={"code_steps": 800},
-        steps=2800,
-        batch_size=64,
-        learning_rate=1e-3,
-        average=0.998,
-        bfloat16=True,
-    ),
-}
+from models.training.saved import load_model, save_trained
+from models.training.shipped import RECIPES
 
 
 def main() -> None:
@@ -47,7 +28,7 @@ def main() -> None:
     options.add_argument("--minutes", type=float)
     given = options.parse_args()
     changed = {name: value for name in ("steps", "minutes") if (value := getattr(given, name)) is not None}
-    settings = TrainingSettings.model_validate(RECIPES[given.model].model_dump() | changed)
+    settings = TrainingSettings.model_validate(RECIPES[given.model].settings.model_dump() | changed)
     folder: Path = given.out
 
     def watch(told: Progress) -> None:
@@ -60,7 +41,8 @@ def main() -> None:
     data = fashion_mnist()
     checkpoints = FolderCheckpoints(folder / "checkpoints")
     trained = train(data, settings, checkpoints, watch=watch, event_folder=folder / "events")
-    save_trained(folder / "model", trained, settings, data)
+    save_trained(folder / given.model, trained, settings, data)
+    write_card(folder / given.model, load_model(folder / given.model).about, {})
 
 
 if __name__ == "__main__":
