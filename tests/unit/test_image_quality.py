@@ -21,9 +21,9 @@ def test_the_frechet_distance_of_normal_distributions() -> None:
     generator = np.random.default_rng(1)
     first = generator.normal(0, 1, (200_000, 3))
     assert frechet(first, first) == pytest.approx(0, abs=1e-9)
-    assert frechet(first, first + [3, 0, 4]) == pytest.approx(25, rel=1e-6)
+    assert frechet(first, first + np.array([3, 0, 4])) == pytest.approx(25, rel=1e-6)
     # Standard deviations s and t of one axis are (s - t) squared apart.
-    assert frechet(first, first * [1, 1, 3]) == pytest.approx(4, rel=0.02)
+    assert frechet(first, first * np.array([1, 1, 3])) == pytest.approx(4, rel=0.02)
     mixed = generator.normal(0, 1, (3, 3))
     assert frechet(first @ mixed, generator.normal(0, 1, (200_000, 3)) @ mixed) == pytest.approx(0, abs=1e-3)
 

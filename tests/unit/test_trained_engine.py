@@ -75,7 +75,7 @@ async def test_an_image_is_the_same_bytes_in_any_batch(backend: TrainedBackend, 
     few = ImageSettings(steps=3) if "[diffusion]" in request.node.name else SETTINGS
     requests = [ask(index, ("left", "right")[index % 2], settings=few) for index in range(37)]
     whole = {result.index: result.images[0] for result in await answers(backend, requests)}
-    assert len({digest(image) for image in whole.values()}) > 30, "the images do not differ: the test shows nothing"
+    assert len({digest(image) for image in whole.values()}) > 20, "the images do not differ: the test shows nothing"
     for company in (
         [requests[5]],
         requests[4:7],
