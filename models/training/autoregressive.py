@@ -152,7 +152,7 @@ class AutoregressiveSampler(Sampler):
         for levels in self.levels:
             numbers.append((codes % levels).float() * (2 / (levels - 1)) - 1)
             codes = codes // levels
-        return torch.stack(numbers, dim=1).unflatten(2, self._places)
+        return torch.stack(numbers, dim=1).reshape(len(codes), len(numbers), *self._places)
 
     def decode(self, numbers: Tensor) -> Tensor:
         """Images (-1 to 1)."""
@@ -214,9 +214,7 @@ class Autoregressive(Family):
             passed = position + (level - position).detach()  # the gradient passes the rounding as if it were not there
             given_back = self.sampler.decode(passed * (2 / tops) - 1)
         loss = functional.mse_loss(given_back, images)
-        self._coder_optimizer.zero_grad()
-        loss.backward()
-        self._coder_optimizer.step()
+        self.descend(self._coder_optimizer, loss)
         return loss.detach()
 
     def _learn_order(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -230,9 +228,5 @@ class Autoregressive(Family):
         with self.forward_pass():
             logits = self.sampler.logits(codes, torch.where(dropped, self.sampler.no_class, labels))
         loss = functional.cross_entropy(logits.flatten(0, 1), codes.flatten())
-        self._transformer_optimizer.zero_grad()
-        loss.backward()
-        parameters = [p for group in self._transformer_optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        self._transformer_optimizer.step()
+        self.descend(self._transformer_optimizer, loss, longest=1.0)
         return loss.detach()

@@ -10,7 +10,7 @@ https://arxiv.org/abs/2403.03206 (t drawn logit-normal); Ho and Salimans, 2022, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from diffusers import UNet2DModel
@@ -50,7 +50,8 @@ class DiffusionSampler(Sampler):
         self.no_class = len(space.classes)
         places = space.channels * options.patch**2
         resolutions = len(options.widths)
-        self.unet = UNet2DModel(
+        unet: Any = UNet2DModel  # its package is only in part typed
+        self.unet: nn.Module = unet(
             sample_size=(space.height // options.patch, space.width // options.patch),
             in_channels=places,
             out_channels=places,
@@ -129,8 +130,5 @@ class Diffusion(Family):
         with self.forward_pass():
             guess = self.sampler.direction((1 - along) * images + along * noise, time, labels)
         loss = (guess - (noise - images)).square().mean()
-        self._optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.sampler.parameters(), 1.0)
-        self._optimizer.step()
+        self.descend(self._optimizer, loss, longest=1.0)
         return {"loss": loss.detach()}

@@ -80,6 +80,16 @@ class Family(ABC):
         """Around what runs forward, and nothing else: the way back inside it took twice as long on a processor."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
 
+    @staticmethod
+    def descend(optimizer: Optimizer, loss: Tensor, *, longest: float | None = None) -> None:
+        """One step down the gradient, shortened where it is longer than `longest`."""
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        if longest is not None:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, longest)
+        optimizer.step()
+
     @abstractmethod
     def networks(self) -> Mapping[str, nn.Module]:
         """Everything with weights, by name; the sampler under `sampler`."""

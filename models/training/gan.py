@@ -67,7 +67,8 @@ class _Up(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         inner = functional.interpolate(functional.relu(self.norm1(features, labels)), scale_factor=2.0)
         inner = self.conv2(functional.relu(self.norm2(self.conv1(inner), labels)))
-        return inner + functional.interpolate(self.skip(features), scale_factor=2.0)
+        result: Tensor = inner + functional.interpolate(self.skip(features), scale_factor=2.0)
+        return result
 
 
 class GanSampler(Sampler):
@@ -167,15 +168,11 @@ class Gan(Family):
             scores = self._discriminator(both, labels.repeat(2))
         real, fake = scores[:count], scores[count:]
         told_apart = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
-        self._discriminator_optimizer.zero_grad()
-        told_apart.backward()
-        self._discriminator_optimizer.step()
+        self.descend(self._discriminator_optimizer, told_apart)
 
         with self.forward_pass():
             passed = -self._discriminator(_moved(made, generator), labels).mean()
-        self._generator_optimizer.zero_grad()
-        passed.backward()
-        self._generator_optimizer.step()
+        self.descend(self._generator_optimizer, passed)
         return {
             "discriminator": told_apart.detach(),
             "generator": passed.detach(),

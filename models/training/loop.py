@@ -56,7 +56,7 @@ class TrainingSettings(BaseModel):
     augmentation: Augmentation = Augmentation()
     log_every: Annotated[int, Field(ge=1)] = 50
     sample_every: Annotated[int, Field(ge=1)] = 1000
-    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    checkpoint_every: Annotated[int, Field(ge=1)] = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,9 +218,11 @@ class _Run:
                 tensors |= {f"optimizer.{name}/{number}/{key}": value for key, value in state.items()}
         # A file keeps one layout of tensors; which one the run has is set by its networks.
         tensors = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
-        return Checkpoint(
-            self.step, tensors, {"settings": self._settings.model_dump(mode="json"), "losses": self.losses}
-        )
+        state: dict[str, JsonValue] = {
+            "settings": self._settings.model_dump(mode="json"),
+            "losses": dict(self.losses),
+        }
+        return Checkpoint(self.step, tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, which must be of a model of the same shape."""

@@ -134,8 +134,5 @@ class Vae(Family):
         pixels = functional.mse_loss(given_back, images)
         code = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
         loss = images[0].numel() * pixels / (2 * self._spread**2) + code
-        self._optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], 1000.0)
-        self._optimizer.step()
+        self.descend(self._optimizer, loss, longest=1000.0)
         return {"loss": loss.detach(), "pixels": pixels.detach(), "code": code.detach()}
