@@ -11,30 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 
-from models.training.families import Family, ImageSpace, Options, Sampler
-
-
-class AutoregressiveOptions(Options):
-    """Sizes of autoencoder and transformer."""
-
-    levels: Annotated[tuple[Annotated[int, Field(ge=2, le=16)], ...], Field(min_length=1)] = (5, 5, 4, 4)
-    """A code is so many numbers, each of so many levels: their product is how many codes there are."""
-    code_width: Annotated[int, Field(ge=8)] = 48
-    """Channels of the autoencoder at half resolution; twice as many at a fourth, where the codes are."""
-    code_steps: Annotated[int, Field(ge=0)] = 1500
-    """Steps in which the codes are learned, before the transformer."""
-    width: Annotated[int, Field(ge=32, multiple_of=32)] = 128
-    layers: Annotated[int, Field(ge=1)] = 4
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """The share of images that are learned without their class, for guidance."""
+from models.training.families import Family, ImageSpace, Sampler
+from models.training.settings import AutoregressiveOptions
 
 
 class _Block(nn.Module):

@@ -10,30 +10,18 @@ discriminator sees them, so that it cannot learn the training images by heart).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import Adam, Optimizer
 
-from models.training.families import Family, ImageSpace, Options, Sampler
+from models.training.families import Family, ImageSpace, Sampler
+from models.training.settings import GanOptions
 
 MOVE = 2
 """Pixels by which images are moved at most before the discriminator sees them."""
-
-
-class GanOptions(Options):
-    """Sizes of the two networks."""
-
-    latent: Annotated[int, Field(ge=1)] = 64
-    """Numbers that an image is made from."""
-    width: Annotated[int, Field(ge=8)] = 32
-    """Channels of the generator at full resolution; twice and four times as many at the lower ones."""
-    discriminator_width: Annotated[int, Field(ge=8)] = 48
-    """Channels of the discriminator at half resolution; twice and four times as many at the lower ones."""
 
 
 class _ConditionalNorm(nn.Module):

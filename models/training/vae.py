@@ -8,28 +8,14 @@ as what weighs the two terms of the loss: here a fixed one, wide enough that cod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 
-from models.training.families import Family, ImageSpace, Options, Sampler
-
-
-class VaeOptions(Options):
-    """Sizes of the two networks."""
-
-    latent: Annotated[int, Field(ge=1)] = 12
-    """Numbers that an image is made from."""
-    width: Annotated[int, Field(ge=8)] = 32
-    """Channels at half resolution; twice as many at a fourth."""
-    label_width: Annotated[int, Field(ge=1)] = 64
-    spread: Annotated[float, Field(gt=0)] = 0.3
-    """Standard deviation of a pixel (-1 to 1) about what the decoder makes: a smaller one gives sharper images from
-    codes that fill their space less evenly."""
+from models.training.families import Family, ImageSpace, Sampler
+from models.training.settings import VaeOptions
 
 
 class VaeSampler(Sampler):

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from models.errors import ModelError
 from models.training.checkpoints import Checkpoint, FolderCheckpoints
-from models.training.data import Augmentation
-from models.training.families import FamilyName
 from models.training.loop import Progress, train
+from models.training.settings import Augmentation, FamilyName
 from models.training.vae import Vae
 from tests.support.tiny_models import FAMILIES, settings, squares
 
