@@ -24,11 +24,11 @@ IMAGE_ENGINES: dict[str, EngineEntry] = {
     "echo": EngineEntry(backend="models.backends.echo_images:EchoImages", needs=(), install=""),
     "diffusers": EngineEntry(
         backend="models.backends.diffusers:DiffusersBackend",
-        needs=("diffusers", "transformers", "torch"),
+        needs=("diffusers", "transformers", "torch", "peft", "accelerate"),
         install="pip install 'nightmill[worker]'",
     ),
-    "fashion": EngineEntry(
-        backend="models.backends.fashion:FashionBackend",
+    "trained": EngineEntry(
+        backend="models.backends.trained:TrainedBackend",
         needs=("torch", "safetensors"),
         install="pip install 'nightmill[worker]'",
     ),
@@ -44,13 +44,15 @@ IMAGE_ENGINES: dict[str, EngineEntry] = {
     ),
     "cutout": EngineEntry(
         backend="models.backends.cutout:CutoutBackend",
-        needs=("cv2",),
+        needs=("onnxruntime", "cv2", "rembg"),
         install="pip install 'nightmill[worker]'",
     ),
 }
 """Each back-end is made with the model's name and `cache_dir`; that of `echo` with its options."""
 STEP_ENGINES: dict[StepName, str] = {"upscale": "upscaling", "style": "styling", "remove_background": "cutout"}
 """Steps that have an engine of their own; the job's model does the others."""
+STEP_MODELS: dict[StepName, str] = {"upscale": "realesr-animevideov3"}
+"""The weights with which a step's engine does it, where it has several."""
 FOLDER_ENGINES: dict[str, str] = {"model_index.json": "diffusers"}
 """The file by which a folder is known to be a model of an engine."""
 _KEY = "images:"
@@ -73,7 +75,7 @@ IMAGE_MODELS: dict[str, ImageModelEntry] = {
             ImageModelEntry(
                 name=f"fashion-{family}",
                 description=f"clothes, shoes and bags at 28 by 28, by class or plain words: {what}",
-                engine="fashion",
+                engine="trained",
                 license="MIT",
             )
             for family, what in (
@@ -166,7 +168,7 @@ def open_image_backend(
     """
     engine_key(name, steps)
     stages = [
-        Stage(step, _opened(engine, name if step not in STEP_ENGINES else step, cache_dir, options))
+        Stage(step, _opened(engine, _name_for(step, name), cache_dir, options))
         for step, engine in zip(steps, _engines(name, steps), strict=True)
     ]
     return stages[0].backend if len(stages) == 1 else ImageChain(stages)
@@ -182,6 +184,10 @@ def _opened(engine: str, name: str, cache_dir: Path, options: EchoOptions | None
         ) from error
     opened: ImageBackend = backend(options) if engine == "echo" else backend(name, cache_dir=cache_dir)
     return opened
+
+
+def _name_for(step: StepName, model: str) -> str:
+    return STEP_MODELS.get(step, step) if step in STEP_ENGINES else model
 
 
 def _engines(name: str, steps: Sequence[StepName]) -> list[str]:
