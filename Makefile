@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check types unit bench chaos examples lock clean
+.PHONY: help demo demo-images test check types unit bench chaos examples lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -16,11 +16,14 @@ DEV := $(VENV)/.dev-installed
 export TORCH_INDEX
 
 help:  ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME)  ## Write copy for the whole example catalogue with a real language model, and count how good it is
 	@$(BIN)/nightmill run examples/product-copy.yaml --out out/demo
 	@$(BIN)/python examples/quality.py out/demo/results.jsonl
+
+demo-images: $(RUNTIME)  ## Make 200 product pictures, by class and prompt, upscaled and styled, with a gallery
+	@$(BIN)/nightmill run examples/product-images.yaml --out out/demo-images
 
 test: $(DEV)  ## Every test that needs no GPU, on real Redis, PostgreSQL, S3 over HTTP and Ray
 	$(BIN)/pytest --cov --cov-report=term tests

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
+
+import orjson
 
 from models import catalog, weights
 from models.backend import ImageBackend
@@ -53,8 +55,6 @@ STEP_ENGINES: dict[StepName, str] = {"upscale": "upscaling", "style": "styling",
 """Steps that have an engine of their own; the job's model does the others."""
 STEP_MODELS: dict[StepName, str] = {"upscale": "realesr-animevideov3"}
 """The weights with which a step's engine does it, where it has several."""
-FOLDER_ENGINES: dict[str, str] = {"model_index.json": "diffusers"}
-"""The file by which a folder is known to be a model of an engine."""
 _KEY = "images:"
 
 
@@ -68,23 +68,33 @@ class ImageModelEntry:
     license: str
 
 
+SHIPPED = Path(__file__).parent / "trained"
+"""Models that were trained with this project, a folder each."""
+_FAMILIES = {
+    "gan": "a GAN",
+    "vae": "a VAE",
+    "autoregressive": "an autoregressive model",
+    "diffusion": "a diffusion model",
+}
+
+
+def _shipped() -> Iterator[ImageModelEntry]:
+    for config in sorted(SHIPPED.glob("*/config.json")):
+        about = orjson.loads(config.read_bytes())
+        space = about["space"]
+        yield ImageModelEntry(
+            name=config.parent.name,
+            description=f"{_FAMILIES[about['family']]}, {space['width']} by {space['height']}, by class or plain words: "
+            + ", ".join(space["classes"]),
+            engine="trained",
+            license="Apache-2.0",
+        )
+
+
 IMAGE_MODELS: dict[str, ImageModelEntry] = {
     entry.name: entry
     for entry in (
-        *(
-            ImageModelEntry(
-                name=f"fashion-{family}",
-                description=f"clothes, shoes and bags at 28 by 28, by class or plain words: {what}",
-                engine="trained",
-                license="MIT",
-            )
-            for family, what in (
-                ("diffusion", "a diffusion model"),
-                ("gan", "a GAN"),
-                ("vae", "a VAE"),
-                ("ar", "an autoregressive model"),
-            )
-        ),
+        *_shipped(),
         ImageModelEntry(
             name="echo",
             description="paints a pattern of its prompt and seed; for tests and benchmarks",
@@ -217,10 +227,20 @@ def _folder_engine(name: str) -> str:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise UnknownModelError(f"the model folder {name!r} does not exist on this machine", "model_folder_missing")
-    for file, engine in FOLDER_ENGINES.items():
-        if (folder / file).is_file():
-            return engine
+    if (folder / "model_index.json").is_file():
+        return "diffusers"
+    if _is_trained(folder / "config.json"):
+        return "trained"
     raise UnknownModelError(
-        f"the model folder {name!r} has no {' and no '.join(FOLDER_ENGINES)}, by which an image model is known",
+        f"the model folder {name!r} has no model_index.json, as a diffusers pipeline has, and no config.json, as a "
+        "model has that was trained here",
         "model_folder_incomplete",
     )
+
+
+def _is_trained(config: Path) -> bool:
+    try:
+        about = orjson.loads(config.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return False
+    return isinstance(about, dict) and about.get("model_type") == "nightmill-image"

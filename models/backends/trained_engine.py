@@ -90,7 +90,6 @@ class TrainedEngine(ImageEngine):
             "guidance": settings.guidance is not None and sampler.default_guidance is None,
             "scheduler": settings.scheduler is not None,
             "loras": bool(settings.loras),
-            "style": settings.style is not None,
             "negative prompt": bool(request.negative),
         }
         unsupported = [name for name, is_given in given.items() if is_given]
