@@ -28,6 +28,7 @@ from workers.contracts import (
     UnknownVersionError,
     decode,
 )
+from workers.deaf import QueueWatch
 from workers.settings import SettingsError, load_settings
 from workers.unread import Unread
 
@@ -107,6 +108,8 @@ def main() -> None:
     publisher = Publisher(settings.redis_url)
     unread = Unread(publisher.put_back_reports)
     unread.start()
+    # What it holds is in SQL, and what it has not acknowledged comes again.
+    QueueWatch(hints.waiting_reports, places=1, end=lambda: os._exit(1)).start()
     try:
         make_app(settings, engine, hints, unread).worker_main(
             [

@@ -227,6 +227,11 @@ class Hints:
         with broker_errors(self._url):
             return int(self._redis.llen(GENERATE_QUEUE))
 
+    def waiting_reports(self) -> int:
+        """Messages in the queue of reports that no control worker has taken."""
+        with broker_errors(self._url):
+            return int(self._redis.llen(REPORTS_QUEUE))
+
     def ping(self) -> None:
         """Raise BrokerError unless Redis answers."""
         with broker_errors(self._url):

@@ -33,6 +33,7 @@ from workers.contracts import (
     UnknownVersionError,
     decode,
 )
+from workers.deaf import QueueWatch
 from workers.engines import engine_of, needs_place
 from workers.execute import Outcome, Progress
 from workers.leases import Lease, LeaseKeeper
@@ -150,6 +151,7 @@ class GenerationWorker:
         self._heart.start()
         self._unread.start()
         self._watch.start()
+        QueueWatch(self._hints.waiting_shards, places=self._settings.shards_at_once, end=self._end_deaf).start()
         try:
             app.worker_main(
                 [
@@ -209,6 +211,14 @@ class GenerationWorker:
             if not _accepts(self._raylet):
                 logger.error("this worker's Ray node is gone; the worker ends, and has to be started again")
                 os._exit(1)  # an orderly end would wait for Ray
+
+    def _end_deaf(self) -> None:
+        """Hand back what is in flight, and end without Celery, which waits for what does not come."""
+        if self._stopping.is_set():
+            return  # it takes nothing because it is ending
+        self._stop()
+        self._flush()
+        os._exit(1)
 
     def _stop(self, **_: object) -> None:
         self._stopping.set()

@@ -15,7 +15,7 @@ from tests.chaos.stand import LEASE_SECONDS
 
 Moment: TypeAlias = Literal["running", "planning", "before the report", "before the commit", "finalising"]
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
-HOLD_SECONDS = LEASE_SECONDS / 2
+HOLD_SECONDS = 0.8 * LEASE_SECONDS
 """How long reports are held up for a part at the most: no lease runs out for it."""
 
 
