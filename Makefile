@@ -45,6 +45,7 @@ bench: $(DEV)  ## Side-by-side benchmarks; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.echo
 	$(BIN)/python -m benchmarks.size
 	$(BIN)/python -m benchmarks.text
+	$(BIN)/python -m benchmarks.images
 
 # Leaves a JSON file a scenario in out/chaos; CHAOS="--resume" goes on with what has not passed yet.
 chaos: $(DEV)  ## The fault matrix: every fault with many seeds, hours; CHAOS="kill-worker --seeds 2" runs a piece of it
