@@ -115,7 +115,7 @@ def load() -> Classifier:
 
 
 def main() -> None:
-    steps = 700
+    steps = 1800
     classifier = teach(fashion_mnist(), steps=steps)
     FOLDER.mkdir(exist_ok=True)
     tensors = {
