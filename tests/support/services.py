@@ -134,7 +134,8 @@ def postgres_server() -> Iterator[str]:
             "port": str(port),
             "unix_socket_directories": "",
             "fsync": "off",
-            "synchronous_commit": "off",
+            # What is acknowledged outlives a crash of the server; without fsync, not one of the machine.
+            "synchronous_commit": "on",
             "full_page_writes": "off",
             "max_connections": "200",
             "logging_collector": "off",
