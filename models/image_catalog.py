@@ -82,10 +82,10 @@ def _shipped() -> Iterator[ImageModelEntry]:
     for config in sorted(SHIPPED.glob("*/config.json")):
         about = orjson.loads(config.read_bytes())
         space = about["space"]
+        size, classes = f"{space['width']} by {space['height']}", ", ".join(space["classes"])
         yield ImageModelEntry(
             name=config.parent.name,
-            description=f"{_FAMILIES[about['family']]}, {space['width']} by {space['height']}, by class or plain words: "
-            + ", ".join(space["classes"]),
+            description=f"{_FAMILIES[about['family']]}, {size}, by class or plain words: {classes}",
             engine="trained",
             license="Apache-2.0",
         )

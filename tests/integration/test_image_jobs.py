@@ -244,7 +244,7 @@ def test_a_removed_job_takes_its_images_with_it(studio: Studio, clock: ManualClo
 
 
 def test_the_models_are_listed(studio: Studio) -> None:
-    assert {"fashion-diffusion", "echo", "smollm2-135m"} <= {entry.id for entry in studio.client.models()}
+    assert {"fashion-gan", "echo", "smollm2-135m"} <= {entry.id for entry in studio.client.models()}
 
 
 def test_bad_fields_are_refused_over_http(studio: Studio) -> None:
