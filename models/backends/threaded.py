@@ -1,7 +1,7 @@
 """An engine in a thread of this process.
 
-The thread loads the model, takes and forgets sequences as it is told, and steps while there is work. It shares nothing
-with the event loop but a queue one way and scheduled calls the other.
+The thread loads the model, takes and forgets sequences (or pictures: whatever has an id) as it is told, and steps while
+there is work. It shares nothing with the event loop but a queue one way and scheduled calls the other.
 """
 
 from __future__ import annotations
@@ -13,26 +13,33 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Generic, Protocol, Self, TypeVar
 
-from models.backends.chat import Tokenizer
-from models.backends.engine import Deliveries, Finished, Generation
 from models.errors import FailureKind, ModelError
 from models.weights import first_line
 
-_Command: TypeAlias = "list[Generation] | tuple[str, ...] | None"  # take these, forget those, or end
+
+class Identified(Protocol):
+    """What goes into an engine and comes out of it, known by the same id."""
+
+    @property
+    def id(self) -> str:
+        """Unique in its engine."""
+        ...
 
 
-class ThreadedEngine(ABC):
+TaskT = TypeVar("TaskT", bound=Identified)
+DoneT = TypeVar("DoneT", bound=Identified)
+
+
+class ThreadedEngine(ABC, Generic[TaskT, DoneT]):
     """The thread and its two ways of being talked to; what it does is a subclass's."""
-
-    tokenizer: Tokenizer
-    context_length: int
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
-        self._waiting: dict[str, Deliveries] = {}
+        # Take these, forget those, or end.
+        self._commands: queue.SimpleQueue[list[TaskT] | tuple[str, ...] | None] = queue.SimpleQueue()
+        self._waiting: dict[str, asyncio.Queue[list[DoneT] | ModelError]] = {}
         self._death: ModelError | None = None
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._ended = asyncio.Event()
@@ -46,25 +53,29 @@ class ThreadedEngine(ABC):
             Exception: whatever the engine raises on a model that it cannot load.
         """
         engine = cls()
-        # A daemon: an engine that hangs must not keep the process from ending.
-        threading.Thread(target=engine._run, args=(folder,), name="engine", daemon=True).start()
-        try:
-            await engine._loaded
-        except asyncio.CancelledError:
-            engine._commands.put(None)
-            raise
+        await engine.open(folder)
         return engine
 
-    async def submit(self, generations: Sequence[Generation], deliveries: Deliveries) -> None:
+    async def open(self, folder: Path) -> None:
+        """What `start` does to an engine that takes arguments of its own. Called once."""
+        # A daemon: an engine that hangs must not keep the process from ending.
+        threading.Thread(target=self._run, args=(folder,), name="engine", daemon=True).start()
+        try:
+            await self._loaded
+        except asyncio.CancelledError:
+            self._commands.put(None)
+            raise
+
+    async def submit(self, tasks: Sequence[TaskT], deliveries: asyncio.Queue[list[DoneT] | ModelError]) -> None:
         """Hand sequences to the thread."""
         if self._death is not None:
             deliveries.put_nowait(self._death)
             return
         if not self._waiting:
             self._show_life()
-        for generation in generations:
-            self._waiting[generation.id] = deliveries
-        self._commands.put(list(generations))
+        for task in tasks:
+            self._waiting[task.id] = deliveries
+        self._commands.put(list(tasks))
 
     def abort(self, ids: Sequence[str]) -> None:
         """Tell the thread to forget sequences."""
@@ -99,14 +110,14 @@ class ThreadedEngine(ABC):
 
     # What follows runs in the event loop's thread, called from the engine's.
 
-    def _deliver(self, done: list[Finished]) -> None:
-        by_caller: dict[int, tuple[Deliveries, list[Finished]]] = {}
-        for sequence in done:
-            deliveries = self._waiting.pop(sequence.id, None)
+    def _deliver(self, done: list[DoneT]) -> None:
+        by_caller: dict[int, tuple[asyncio.Queue[list[DoneT] | ModelError], list[DoneT]]] = {}
+        for task in done:
+            deliveries = self._waiting.pop(task.id, None)
             if deliveries is not None:
-                by_caller.setdefault(id(deliveries), (deliveries, []))[1].append(sequence)
-        for deliveries, sequences in by_caller.values():
-            deliveries.put_nowait(sequences)
+                by_caller.setdefault(id(deliveries), (deliveries, []))[1].append(task)
+        for deliveries, tasks in by_caller.values():
+            deliveries.put_nowait(tasks)
 
     def _die(self, death: ModelError) -> None:
         self._death = death
@@ -160,7 +171,7 @@ class ThreadedEngine(ABC):
         """Note that the engine is at work: after every step, and within one that takes long."""
         self._sign = time.process_time(), time.monotonic()
 
-    def _done(self, done: list[Finished]) -> None:
+    def _done(self, done: list[DoneT]) -> None:
         if done:
             self._loop.call_soon_threadsafe(self._deliver, done)
 
@@ -168,10 +179,10 @@ class ThreadedEngine(ABC):
 
     @abstractmethod
     def _load(self, folder: Path) -> None:
-        """Load the model, and set `tokenizer` and `context_length`."""
+        """Load the model, and set what it says of itself."""
 
     @abstractmethod
-    def _take(self, generations: list[Generation]) -> list[Finished]:
+    def _take(self, tasks: list[TaskT]) -> list[DoneT]:
         """Take sequences; returns those that are refused."""
 
     @abstractmethod
@@ -179,14 +190,14 @@ class ThreadedEngine(ABC):
         """Whether a step would do something."""
 
     @abstractmethod
-    def _step(self) -> list[Finished]:
+    def _step(self) -> list[DoneT]:
         """Do some work; returns what is finished by it."""
 
     @abstractmethod
     def _forget(self, ids: tuple[str, ...]) -> None:
         """Drop sequences, between two steps."""
 
-    def _forget_soon(self, ids: Sequence[str]) -> None:  # noqa: B027  # most engines' steps are short
+    def _forget_soon(self, ids: Sequence[str]) -> None:  # most engines' steps are short
         """Note, from the event loop's thread, that sequences will be dropped: for an engine whose steps are long."""
 
     @abstractmethod

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from models.backends.batches import choose_batch
+from models.backends.chat import Tokenizer
 from models.backends.engine import Engine, Finished, Generation
 from models.backends.grammar import grammar
 from models.backends.rows import Row, RowEnds, RowSampler
@@ -46,8 +47,11 @@ async def start(folder: Path) -> Engine:
     return await TransformersEngine.start(folder)
 
 
-class TransformersEngine(ThreadedEngine):
+class TransformersEngine(ThreadedEngine[Generation, Finished]):
     """A model, its plain batches and its continuous ones."""
+
+    tokenizer: Tokenizer
+    context_length: int
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from vllm.inputs.engine import tokens_input
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from models.backends.chat import Tokenizer
 from models.backends.engine import Engine, Finished, Generation
 from models.backends.threaded import ThreadedEngine
 from models.backends.vllm_engine import engine_arguments
@@ -28,9 +29,11 @@ async def start(folder: Path) -> Engine:
     return await InlineEngine.start(folder)
 
 
-class InlineEngine(ThreadedEngine):
+class InlineEngine(ThreadedEngine[Generation, Finished]):
     """vLLM, stepped by a thread."""
 
+    tokenizer: Tokenizer
+    context_length: int
     _engine: LLMEngine
 
     def _load(self, folder: Path) -> None:

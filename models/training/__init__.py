@@ -1,0 +1,1 @@
+"""Small generative models of images, trained here: data, families, and the one loop that trains them all."""

@@ -1,0 +1,97 @@
+"""Model cards: Markdown with a YAML head, written beside a model's weights as README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from models.training.families import FamilyName
+from models.training.saved import SavedModel
+
+CARD = "README.md"
+WHAT: Final[dict[FamilyName, str]] = {
+    "diffusion": "A diffusion model (flow matching on a UNet, guidance without a classifier)",
+    "gan": "The generator of a generative adversarial network (hinge loss, spectral norm, projection discriminator)",
+    "vae": "The decoder of a conditional variational autoencoder",
+    "ar": "An autoregressive model: a transformer that writes discrete codes, and the decoder that draws them",
+}
+FIGURES: Final[dict[str, str]] = {
+    "fid": "FID to the test images",
+    "class_accuracy": "class accuracy",
+    "trained_on_samples": "accuracy on real test images of a classifier that was trained on the images alone",
+}
+
+MEANT_FOR_AND_LIMITS = """
+## Meant for
+
+Testing and learning: a small model whose every part can be read, and a source of images where no larger model can be
+had.
+
+## Limits
+
+It knows its classes and nothing else: words of a prompt that name no class are not drawn. It repeats what its training
+data hold, and lacks what they lack. Its pictures are not of things that exist; do not sell by them.
+"""
+
+
+def write_card(folder: Path, about: SavedModel, metrics: Mapping[str, Any], remarks: str = "") -> None:
+    """Write the card of the model in `folder`.
+
+    `metrics` are the figures of benchmarks/image_quality.py, or of any other measurement: they go into the head as
+    they are. `remarks` say what no figure says.
+    """
+    (folder / CARD).write_text(card(folder.name, about, metrics, remarks))
+
+
+def card(name: str, about: SavedModel, metrics: Mapping[str, Any], remarks: str = "") -> str:
+    """The card's text."""
+    training = about.training
+    head = {
+        "name": name,
+        "license": "Apache-2.0" if training["license"] in ("MIT", "CC0-1.0", "Apache-2.0") else "unknown",
+        "family": about.family,
+        "data": {"source": training["source"], "license": training["license"], "images": training["images"]},
+        "classes": list(about.space.classes),
+        "size": f"{about.space.width}x{about.space.height}, {'grey' if about.space.channels == 1 else 'colour'}",
+        "options": about.options,
+        "settings": training["settings"],
+        "steps": training["step"],
+        "losses": training["losses"],
+        "metrics": dict(metrics),
+    }
+    space = about.space
+    text = (
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n# {name}\n\n"
+        f"{WHAT[about.family]}. It makes pictures of {space.width} by {space.height} pixels of a class: "
+        f"{', '.join(space.classes)}.\n\n"
+        f"Trained by `models/training` for {training['step']} steps on {training['source']} "
+        f"({training['images']} images, licence: {training['license']}).\n"
+    )
+    if "fid" in metrics:
+        text += _figures(metrics)
+    if remarks:
+        text += f"\n## To look at\n\n{remarks}\n"
+    return text + MEANT_FOR_AND_LIMITS
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    reference = metrics["reference"]
+    lines = ["| | samples | as many training images |", "| --- | --- | --- |"]
+    for key, title in FIGURES.items():
+        digits = 2 if key == "fid" else 3
+        lines.append(f"| {title} | {metrics[key]:.{digits}f} | {reference['training_images'][key]:.{digits}f} |")
+    near, test = metrics["nearest_neighbour"], reference["test_images"]
+    head = (
+        f"\n## Quality\n\nMeasured on {reference['count']} samples by `benchmarks/image_quality.py`, with a classifier "
+        f"that finds {reference['classifier_accuracy']:.1%} of the test images' classes; FID is of its features and "
+        "compares with no other FID.\n\n"
+    )
+    near_ones = (
+        f"\n\nFrom a sample to the nearest training image it is {near['median']:.3f} in the median and "
+        f"{near['first_percentile']:.3f} at the first percentile (root mean square difference of levels from 0 to 1); "
+        f"from a test image {test['median']:.3f} and {test['first_percentile']:.3f}.\n"
+    )
+    return head + "\n".join(lines) + near_ones

@@ -1,0 +1,116 @@
+"""What every family of models has in common: what it learns in a step, and the network that samples afterwards."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar"]
+
+
+class ImageSpace(BaseModel):
+    """The pictures that a model makes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: Annotated[int, Field(ge=4, le=512, multiple_of=4)]
+    width: Annotated[int, Field(ge=4, le=512, multiple_of=4)]
+    channels: Literal[1, 3]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Options(BaseModel):
+    """Sizes of a family's networks. Each family adds its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampler(nn.Module, ABC):
+    """The network that makes images from noise and classes: all that a served model needs.
+
+    An image is a function of its row of noise and its label alone; no draw is made in `make`.
+    """
+
+    default_steps: ClassVar[int | None] = None
+    """Denoising steps, of a family that has them."""
+    default_guidance: ClassVar[float | None] = None
+    """Weight of classifier-free guidance, of a family that has it."""
+
+    @abstractmethod
+    def noise(self, generator: torch.Generator) -> Tensor:
+        """All the random numbers that one image is made from."""
+
+    @abstractmethod
+    def make(
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """Images (batch, channels, height, width; -1 to 1) from stacked noise and one class index an image.
+
+        `between` is called now and then; what it raises ends the making.
+        """
+
+
+class Family(ABC):
+    """A model in training: networks, optimizers and what they learn in one step.
+
+    What it draws comes from the generator that it is given: a step is a function of its state, its number and its
+    images alone, and so a training that was interrupted goes on as if it had not been.
+    """
+
+    options: Options
+    bfloat16: bool = False
+    """Whether the networks run forward in bfloat16 where that loses little."""
+    sampler: Sampler
+    """Part of `networks`; its running average over the steps is what is kept."""
+
+    def forward_pass(self) -> AbstractContextManager[object]:
+        """Around what runs forward, and nothing else: the way back inside it took twice as long on a processor."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
+
+    @abstractmethod
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Everything with weights, by name; the sampler under `sampler`."""
+
+    @abstractmethod
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        """By name."""
+
+    @abstractmethod
+    def learn(self, step: int, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Take one step; returns its losses by name, each a number."""
+
+
+def build(name: FamilyName, space: ImageSpace, options: Mapping[str, object], learning_rate: float) -> Family:
+    """A family's networks with fresh weights, drawn from torch's global generator.
+
+    Raises:
+        ValidationError: an option that the family does not have, or of a wrong value.
+    """
+    # Imported here: they import this module.
+    from models.training.autoregressive import Autoregressive, AutoregressiveOptions  # noqa: PLC0415
+    from models.training.diffusion import Diffusion, DiffusionOptions  # noqa: PLC0415
+    from models.training.gan import Gan, GanOptions  # noqa: PLC0415
+    from models.training.vae import Vae, VaeOptions  # noqa: PLC0415
+
+    match name:
+        case "diffusion":
+            return Diffusion(space, DiffusionOptions.model_validate(options), learning_rate)
+        case "gan":
+            return Gan(space, GanOptions.model_validate(options), learning_rate)
+        case "vae":
+            return Vae(space, VaeOptions.model_validate(options), learning_rate)
+        case "ar":
+            return Autoregressive(space, AutoregressiveOptions.model_validate(options), learning_rate)

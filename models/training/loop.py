@@ -1,0 +1,287 @@
+"""The one training loop: budgets, running average, checkpoints, event files, and an end where a loss is no number.
+
+A step is a function of the state before it, its number and the settings: its images and its random numbers are made
+from (seed, step). So a training that was killed and resumed from a checkpoint ends with the same weights, bit for bit
+on a CPU with the same number of threads, as one that ran through.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from models.errors import FailureKind, ModelError
+from models.training.checkpoints import Checkpoint, Checkpoints
+from models.training.data import Augmentation, ImageData
+from models.training.families import Family, FamilyName, ImageSpace, Options, Sampler, build
+
+WARMUP_STEPS = 100
+GRID_COLUMNS = 10
+GRID_ROWS = 5
+
+
+class TrainingSettings(BaseModel):
+    """How a model is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: FamilyName
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """The family's own, such as the widths of its layers."""
+    seed: int = 0
+    steps: Annotated[int, Field(ge=1)] = 5000
+    minutes: Annotated[float | None, Field(gt=0)] = None
+    """Stop after so much time in this process, with a checkpoint, even where steps are left."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """The share of the steps, at the end, over which the learning rate falls to a twentieth."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """How much of the running average of the weights stays in each step; 0 keeps the last weights alone."""
+    bfloat16: bool = False
+    """Compute most of a step in bfloat16, where the machine is faster in it."""
+    augmentation: Augmentation = Augmentation()
+    log_every: Annotated[int, Field(ge=1)] = 50
+    sample_every: Annotated[int, Field(ge=1)] = 1000
+    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What the loop tells whoever watches it."""
+
+    step: int
+    steps: int
+    losses: Mapping[str, float]
+    """Means since it was told last."""
+    seconds: float
+    """In this process."""
+    grid: NDArray[np.uint8] | None
+    """Height by width by 3: a sheet of samples, a column for each class; only every `sample_every` steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model as training left it."""
+
+    sampler: Sampler
+    """With the averaged weights."""
+    space: ImageSpace
+    options: Options
+    """Of its family, defaults included."""
+    step: int
+    losses: Mapping[str, float]
+    finished: bool
+    """Whether all the steps were made, or the time was up."""
+
+
+def train(
+    data: ImageData,
+    settings: TrainingSettings,
+    checkpoints: Checkpoints,
+    *,
+    watch: Callable[[Progress], None] = lambda _: None,
+    event_folder: Path | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Trained:
+    """Train from the latest checkpoint, or from the start where there is none, until a budget is used up.
+
+    `watch` is called from this thread; what it raises ends the training, and the last checkpoint stays. Event files
+    for TensorBoard are written to `event_folder`.
+
+    Raises:
+        ModelError: kind MODEL: a loss is no number (`training_diverged`), or the checkpoint is of another model
+            (`checkpoint_mismatch`).
+        ValidationError: an option that the family does not have, or of a wrong value.
+    """
+    space = ImageSpace(height=data.size[0], width=data.size[1], channels=data.channels, classes=data.classes)
+    run = _Run(space, settings)
+    checkpoint = checkpoints.latest()
+    if checkpoint is not None:
+        run.restore(checkpoint)
+    first, started = run.step, clock()
+    sums: dict[str, float] = {}
+    counted = 0
+    time_up = False
+    with _events(event_folder, first) as write:
+        while run.step < settings.steps and not time_up:
+            losses = run.take_step(data)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+            counted += 1
+            time_up = settings.minutes is not None and clock() - started > 60 * settings.minutes
+            last = run.step == settings.steps or time_up
+            if run.step % settings.log_every == 0 or last:
+                run.losses = {name: value / counted for name, value in sums.items()}
+                sums, counted = {}, 0
+                grid = run.grid() if run.step % settings.sample_every == 0 or last else None
+                told = Progress(
+                    step=run.step, steps=settings.steps, losses=run.losses, seconds=clock() - started, grid=grid
+                )
+                write(told)
+                watch(told)
+            if run.step % settings.checkpoint_every == 0 or last:
+                checkpoints.save(run.checkpoint())
+    return Trained(
+        sampler=run.averaged,
+        space=space,
+        options=run.options,
+        step=run.step,
+        losses=run.losses,
+        finished=run.step >= settings.steps,
+    )
+
+
+class _Run:
+    """Everything that changes from step to step."""
+
+    def __init__(self, space: ImageSpace, settings: TrainingSettings) -> None:
+        self._space = space
+        self._settings = settings
+        self.step = 0
+        self.losses: dict[str, float] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self._family: Family = build(settings.family, space, settings.options, settings.learning_rate)
+        self._family.bfloat16 = settings.bfloat16
+        for network in self._family.networks().values():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no such overload
+        self.options = self._family.options
+        self.averaged: Sampler = deepcopy(self._family.sampler).requires_grad_(requires_grad=False).eval()
+
+    def take_step(self, data: ImageData) -> dict[str, float]:
+        settings = self._settings
+        images, labels = data.batch(self.step, settings.batch_size, settings.seed)
+        generator = torch.Generator().manual_seed((settings.seed << 32) + self.step)
+        images = settings.augmentation.apply(images, generator)
+        self._set_rate()
+        losses = self._family.learn(self.step, images, labels, generator)
+        values = {name: loss.item() for name, loss in losses.items()}
+        self.step += 1
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ModelError(
+                    FailureKind.MODEL,
+                    "training_diverged",
+                    f"in step {self.step} the loss {name!r} became {value}; the last checkpoint is from before it. "
+                    f"A lower learning_rate than {settings.learning_rate:g} usually helps",
+                )
+        self._average()
+        return values
+
+    def _set_rate(self) -> None:
+        settings = self._settings
+        warm = min(1.0, (self.step + 1) / WARMUP_STEPS)
+        left = (settings.steps - self.step) / max(1.0, settings.decay * settings.steps)
+        for optimizer in self._family.optimizers().values():
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * warm * min(1.0, max(0.05, left))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # Early weights are far from good ones: the average reaches back over a tenth of the steps at most.
+        keep = min(self._settings.average, self.step / (self.step + 10))
+        for mean, now in zip(_tensors(self.averaged), _tensors(self._family.sampler), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(now, 1 - keep)
+            else:
+                mean.copy_(now)
+
+    def grid(self) -> NDArray[np.uint8]:
+        """Samples of the averaged network, always from the same noise."""
+        columns = min(GRID_COLUMNS, len(self._space.classes))
+        labels = torch.arange(columns).repeat(GRID_ROWS)
+        noise = torch.stack([self.averaged.noise(torch.Generator().manual_seed(row)) for row in range(len(labels))])
+        with torch.no_grad():
+            images = self.averaged.make(noise, labels)
+        return sheet(images, columns)
+
+    def checkpoint(self) -> Checkpoint:
+        tensors: dict[str, Tensor] = {}
+        for name, network in {**self._family.networks(), "average": self.averaged}.items():
+            tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
+        for name, optimizer in self._family.optimizers().items():
+            for number, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{name}/{number}/{key}": value for key, value in state.items()}
+        # A file keeps one layout of tensors; which one the run has is set by its networks.
+        tensors = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
+        return Checkpoint(
+            self.step, tensors, {"settings": self._settings.model_dump(mode="json"), "losses": self.losses}
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, which must be of a model of the same shape."""
+        try:
+            for name, network in {**self._family.networks(), "average": self.averaged}.items():
+                network.load_state_dict(_under(checkpoint.tensors, f"{name}/"))
+            for name, optimizer in self._family.optimizers().items():
+                states: dict[int, dict[str, Tensor]] = {}
+                for key, value in _under(checkpoint.tensors, f"optimizer.{name}/").items():
+                    number, _, field = key.partition("/")
+                    states.setdefault(int(number), {})[field] = value
+                groups = optimizer.state_dict()["param_groups"]
+                optimizer.load_state_dict({"state": states, "param_groups": groups})
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ModelError(
+                FailureKind.MODEL,
+                "checkpoint_mismatch",
+                f"the checkpoint of step {checkpoint.step} is of a model with other settings than these: {error}",
+            ) from error
+        self.step = checkpoint.step
+        losses = checkpoint.state.get("losses")
+        if isinstance(losses, dict):
+            self.losses = {name: float(str(value)) for name, value in losses.items()}
+
+
+def sheet(images: Tensor, columns: int) -> NDArray[np.uint8]:
+    """Images (-1 to 1) side by side as one picture, height by width by 3, row by row."""
+    pixels = to_pixels(images)
+    rows = [np.concatenate(list(pixels[at : at + columns]), axis=1) for at in range(0, len(pixels), columns)]
+    return np.concatenate(rows, axis=0)
+
+
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """Images (batch, channels, height, width; -1 to 1) as bytes, batch by height by width by 3; grey becomes RGB."""
+    levels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    if levels.shape[1] == 1:
+        levels = levels.expand(-1, 3, -1, -1)
+    array: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().numpy()
+    return array
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.state_dict().values()
+
+
+def _under(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+
+@contextmanager
+def _events(folder: Path | None, first: int) -> Iterator[Callable[[Progress], None]]:
+    if folder is None:
+        yield lambda _: None
+        return
+    # What an earlier run wrote of steps after its last checkpoint is hidden.
+    with SummaryWriter(str(folder), purge_step=first) as writer:
+
+        def write(told: Progress) -> None:
+            for name, value in told.losses.items():
+                writer.add_scalar(f"loss/{name}", value, told.step)
+            if told.grid is not None:
+                writer.add_image("samples", told.grid, told.step, dataformats="HWC")
+
+        yield write

@@ -1,0 +1,46 @@
+"""How the models that this project ships were trained, and what is to be said of each beside its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.training.loop import TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One shipped model."""
+
+    settings: TrainingSettings
+    remarks: str = ""
+    """What a person saw in its samples: for the card."""
+
+
+RECIPES: dict[str, Recipe] = {
+    "fashion-diffusion": Recipe(
+        settings=TrainingSettings(
+            family="diffusion", steps=2500, batch_size=64, learning_rate=1e-3, average=0.998, bfloat16=True
+        )
+    ),
+    "fashion-gan": Recipe(
+        settings=TrainingSettings(
+            family="gan", steps=2500, batch_size=64, learning_rate=3e-4, average=0.998, bfloat16=True
+        )
+    ),
+    "fashion-vae": Recipe(
+        settings=TrainingSettings(
+            family="vae", steps=1500, batch_size=128, learning_rate=1e-3, average=0.998, bfloat16=True
+        )
+    ),
+    "fashion-ar": Recipe(
+        settings=TrainingSettings(
+            family="ar",
+            options={"code_steps": 800},
+            steps=2800,
+            batch_size=64,
+            learning_rate=1e-3,
+            average=0.998,
+            bfloat16=True,
+        )
+    ),
+}

@@ -1,0 +1,45 @@
+"""Models of each family, small enough to train a few steps of in a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from models.training.data import ImageData
+from models.training.families import FamilyName
+from models.training.loop import TrainingSettings
+
+FAMILIES: tuple[FamilyName, ...] = ("diffusion", "gan", "vae", "ar")
+OPTIONS: dict[FamilyName, dict[str, Any]] = {
+    "diffusion": {"widths": [32, 32]},
+    "gan": {"latent": 8, "width": 8, "discriminator_width": 8},
+    "vae": {"latent": 4, "width": 8},
+    # Its two phases meet within the few steps.
+    "ar": {"levels": [3, 3], "code_width": 8, "code_steps": 3, "width": 32, "layers": 1},
+}
+
+
+def squares(count: int = 40, *, side: int = 8, channels: int = 1) -> ImageData:
+    """Images of one bright half each, left or right, and noise."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 60, (count, channels, side, side), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 2
+    for image, label in zip(images, labels, strict=True):
+        image[:, :, int(label) * side // 2 : (int(label) + 1) * side // 2] += 180
+    return ImageData(images=images, labels=labels, classes=("left", "right"), source="squares", license="CC0-1.0")
+
+
+def settings(family: FamilyName, **changed: Any) -> TrainingSettings:
+    """A few steps."""
+    given: dict[str, Any] = {
+        "family": family,
+        "options": OPTIONS[family],
+        "seed": 5,
+        "steps": 6,
+        "batch_size": 8,
+        "log_every": 1,
+        "sample_every": 1000,
+        "checkpoint_every": 2,
+    }
+    return TrainingSettings.model_validate(given | changed)
