@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.training.data import Augmentation, ImageData, fashion_mnist, scaled
+from models.training.data import ImageData, augmented, fashion_mnist, scaled
+from models.training.settings import Augmentation
 
 FOLDER = Path(__file__).with_name("fashion_classifier")
 FEATURES = 128
@@ -79,7 +80,7 @@ def teach(data: ImageData, *, steps: int, seed: int = 0) -> Classifier:
     augmentation = Augmentation(flip=True, crop=True)
     for step in range(steps):
         images, labels = data.batch(step, BATCH, seed)
-        images = augmentation.apply(images, torch.Generator().manual_seed(step))
+        images = augmented(images, augmentation, torch.Generator().manual_seed(step))
         loss = functional.cross_entropy(classifier(images), labels, label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()

@@ -14,8 +14,9 @@ from PIL import Image
 from models.training.cards import write_card
 from models.training.checkpoints import FolderCheckpoints
 from models.training.data import fashion_mnist
-from models.training.loop import Progress, TrainingSettings, train
+from models.training.loop import Progress, train
 from models.training.saved import load_model, save_trained
+from models.training.settings import TrainingSettings
 from models.training.shipped import RECIPES
 
 

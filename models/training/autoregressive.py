@@ -11,30 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 
-from models.training.families import Family, ImageSpace, Options, Sampler
-
-
-class AutoregressiveOptions(Options):
-    """Sizes of autoencoder and transformer."""
-
-    levels: Annotated[tuple[Annotated[int, Field(ge=2, le=16)], ...], Field(min_length=1)] = (5, 5, 4, 4)
-    """A code is so many numbers, each of so many levels: their product is how many codes there are."""
-    code_width: Annotated[int, Field(ge=8)] = 48
-    """Channels of the autoencoder at half resolution; twice as many at a fourth, where the codes are."""
-    code_steps: Annotated[int, Field(ge=0)] = 1500
-    """Steps in which the codes are learned, before the transformer."""
-    width: Annotated[int, Field(ge=32, multiple_of=32)] = 128
-    layers: Annotated[int, Field(ge=1)] = 4
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """The share of images that are learned without their class, for guidance."""
+from models.training.families import Family, ImageSpace, Sampler
+from models.training.settings import AutoregressiveOptions
 
 
 class _Block(nn.Module):
@@ -152,7 +136,7 @@ class AutoregressiveSampler(Sampler):
         for levels in self.levels:
             numbers.append((codes % levels).float() * (2 / (levels - 1)) - 1)
             codes = codes // levels
-        return torch.stack(numbers, dim=1).unflatten(2, self._places)
+        return torch.stack(numbers, dim=1).reshape(len(codes), len(numbers), *self._places)
 
     def decode(self, numbers: Tensor) -> Tensor:
         """Images (-1 to 1)."""
@@ -214,9 +198,7 @@ class Autoregressive(Family):
             passed = position + (level - position).detach()  # the gradient passes the rounding as if it were not there
             given_back = self.sampler.decode(passed * (2 / tops) - 1)
         loss = functional.mse_loss(given_back, images)
-        self._coder_optimizer.zero_grad()
-        loss.backward()
-        self._coder_optimizer.step()
+        self.descend(self._coder_optimizer, loss)
         return loss.detach()
 
     def _learn_order(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -230,9 +212,5 @@ class Autoregressive(Family):
         with self.forward_pass():
             logits = self.sampler.logits(codes, torch.where(dropped, self.sampler.no_class, labels))
         loss = functional.cross_entropy(logits.flatten(0, 1), codes.flatten())
-        self._transformer_optimizer.zero_grad()
-        loss.backward()
-        parameters = [p for group in self._transformer_optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        self._transformer_optimizer.step()
+        self.descend(self._transformer_optimizer, loss, longest=1.0)
         return loss.detach()

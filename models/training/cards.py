@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import yaml
 
-from models.training.families import FamilyName
 from models.training.saved import SavedModel
+from models.training.settings import FamilyName
 
 CARD = "README.md"
 WHAT: Final[dict[FamilyName, str]] = {

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional
 
 from models.errors import FailureKind, ModelError
+from models.training.settings import Augmentation
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package `dataset-fashion-mnist` puts its files."""
@@ -24,36 +24,6 @@ FASHION_MNIST_CLASSES = (
 )  # fmt: skip
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 IDX_BYTES = 0x08  # the idx format's code for unsigned bytes
-
-
-class Augmentation(BaseModel):
-    """What is done to an image at random each time that it is learned from. All off by default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    flip: bool = False
-    """Mirror left and right, every second time. Not for things that have a side, as a shoe in a catalogue has."""
-    crop: bool = False
-    """Move by up to an eighth of the side, the border repeated."""
-    jitter: bool = False
-    """Brightness and contrast by up to a fifth."""
-
-    def apply(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Images (batch, channels, height, width; -1 to 1) made different with draws from `generator`."""
-        count, _, height, width = images.shape
-        if self.flip:
-            chosen = torch.rand(count, generator=generator) < 0.5
-            images = torch.where(chosen[:, None, None, None], images.flip(3), images)
-        if self.crop:
-            reach = max(1, min(height, width) // 8)
-            padded = functional.pad(images, (reach,) * 4, mode="replicate")
-            offsets = torch.randint(0, 2 * reach + 1, (count, 2), generator=generator).tolist()
-            moved = [padded[row, :, y : y + height, x : x + width] for row, (y, x) in enumerate(offsets)]
-            images = torch.stack(moved)
-        if self.jitter:
-            contrast, brightness = 0.4 * torch.rand(2, count, 1, 1, 1, generator=generator) - 0.2
-            images = (images * (1 + contrast) + brightness).clamp(-1, 1)
-        return images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +72,24 @@ class ImageData:
 def scaled(images: Tensor) -> Tensor:
     """Unsigned bytes as floats from -1 to 1."""
     return images.float() / 127.5 - 1
+
+
+def augmented(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Images (batch, channels, height, width; -1 to 1) made different with draws from `generator`."""
+    count, _, height, width = images.shape
+    if augmentation.flip:
+        chosen = torch.rand(count, generator=generator) < 0.5
+        images = torch.where(chosen[:, None, None, None], images.flip(3), images)
+    if augmentation.crop:
+        reach = max(1, min(height, width) // 8)
+        padded = functional.pad(images, (reach,) * 4, mode="replicate")
+        offsets = torch.randint(0, 2 * reach + 1, (count, 2), generator=generator).tolist()
+        moved = [padded[row, :, y : y + height, x : x + width] for row, (y, x) in enumerate(offsets)]
+        images = torch.stack(moved)
+    if augmentation.jitter:
+        contrast, brightness = 0.4 * torch.rand(2, count, 1, 1, 1, generator=generator) - 0.2
+        images = (images * (1 + contrast) + brightness).clamp(-1, 1)
+    return images
 
 
 def _mixed(seed: int, epoch: int) -> int:

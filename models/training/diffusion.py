@@ -10,31 +10,18 @@ https://arxiv.org/abs/2403.03206 (t drawn logit-normal); Ho and Salimans, 2022, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 
-from models.training.families import Family, ImageSpace, Options, Sampler
+from models.training.families import Family, ImageSpace, Sampler
+from models.training.settings import DiffusionOptions
 
 TIME_SCALE = 1000.0  # the UNet's embedding of time was made for whole steps out of a thousand
-
-
-class DiffusionOptions(Options):
-    """Sizes of the UNet."""
-
-    patch: Annotated[int, Field(ge=1, le=4)] = 2
-    """Each patch of so many pixels a side is one place of the UNet: at 2, a fourth of the places to compute."""
-    widths: Annotated[tuple[int, ...], Field(min_length=1)] = (64, 96)
-    """Channels at each resolution, each half as wide and high as the one before; multiples of 32."""
-    layers: Annotated[int, Field(ge=1)] = 1
-    """Residual blocks a resolution."""
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """The share of images that are learned without their class, for guidance."""
 
 
 class DiffusionSampler(Sampler):
@@ -50,7 +37,8 @@ class DiffusionSampler(Sampler):
         self.no_class = len(space.classes)
         places = space.channels * options.patch**2
         resolutions = len(options.widths)
-        self.unet = UNet2DModel(
+        unet: Any = UNet2DModel  # its package is only in part typed
+        self.unet: nn.Module = unet(
             sample_size=(space.height // options.patch, space.width // options.patch),
             in_channels=places,
             out_channels=places,
@@ -129,8 +117,5 @@ class Diffusion(Family):
         with self.forward_pass():
             guess = self.sampler.direction((1 - along) * images + along * noise, time, labels)
         loss = (guess - (noise - images)).square().mean()
-        self._optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.sampler.parameters(), 1.0)
-        self._optimizer.step()
+        self.descend(self._optimizer, loss, longest=1.0)
         return {"loss": loss.detach()}

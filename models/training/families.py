@@ -5,14 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar"]
+from models.training.settings import (
+    AutoregressiveOptions,
+    DiffusionOptions,
+    FamilyName,
+    GanOptions,
+    Options,
+    VaeOptions,
+    family_options,
+)
 
 
 class ImageSpace(BaseModel):
@@ -24,12 +32,6 @@ class ImageSpace(BaseModel):
     width: Annotated[int, Field(ge=4, le=512, multiple_of=4)]
     channels: Literal[1, 3]
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
-
-
-class Options(BaseModel):
-    """Sizes of a family's networks. Each family adds its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Sampler(nn.Module, ABC):
@@ -80,6 +82,16 @@ class Family(ABC):
         """Around what runs forward, and nothing else: the way back inside it took twice as long on a processor."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
 
+    @staticmethod
+    def descend(optimizer: Optimizer, loss: Tensor, *, longest: float | None = None) -> None:
+        """One step down the gradient, shortened where it is longer than `longest`."""
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        if longest is not None:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, longest)
+        optimizer.step()
+
     @abstractmethod
     def networks(self) -> Mapping[str, nn.Module]:
         """Everything with weights, by name; the sampler under `sampler`."""
@@ -100,17 +112,19 @@ def build(name: FamilyName, space: ImageSpace, options: Mapping[str, object], le
         ValidationError: an option that the family does not have, or of a wrong value.
     """
     # Imported here: they import this module.
-    from models.training.autoregressive import Autoregressive, AutoregressiveOptions  # noqa: PLC0415
-    from models.training.diffusion import Diffusion, DiffusionOptions  # noqa: PLC0415
-    from models.training.gan import Gan, GanOptions  # noqa: PLC0415
-    from models.training.vae import Vae, VaeOptions  # noqa: PLC0415
+    from models.training.autoregressive import Autoregressive  # noqa: PLC0415
+    from models.training.diffusion import Diffusion  # noqa: PLC0415
+    from models.training.gan import Gan  # noqa: PLC0415
+    from models.training.vae import Vae  # noqa: PLC0415
 
-    match name:
-        case "diffusion":
-            return Diffusion(space, DiffusionOptions.model_validate(options), learning_rate)
-        case "gan":
-            return Gan(space, GanOptions.model_validate(options), learning_rate)
-        case "vae":
-            return Vae(space, VaeOptions.model_validate(options), learning_rate)
-        case "ar":
-            return Autoregressive(space, AutoregressiveOptions.model_validate(options), learning_rate)
+    match family_options(name, options):
+        case DiffusionOptions() as chosen:
+            return Diffusion(space, chosen, learning_rate)
+        case GanOptions() as chosen:
+            return Gan(space, chosen, learning_rate)
+        case VaeOptions() as chosen:
+            return Vae(space, chosen, learning_rate)
+        case AutoregressiveOptions() as chosen:
+            return Autoregressive(space, chosen, learning_rate)
+        case other:
+            raise AssertionError(f"a family without a network: {other!r}")

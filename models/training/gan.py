@@ -10,30 +10,18 @@ discriminator sees them, so that it cannot learn the training images by heart).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import Adam, Optimizer
 
-from models.training.families import Family, ImageSpace, Options, Sampler
+from models.training.families import Family, ImageSpace, Sampler
+from models.training.settings import GanOptions
 
 MOVE = 2
 """Pixels by which images are moved at most before the discriminator sees them."""
-
-
-class GanOptions(Options):
-    """Sizes of the two networks."""
-
-    latent: Annotated[int, Field(ge=1)] = 64
-    """Numbers that an image is made from."""
-    width: Annotated[int, Field(ge=8)] = 32
-    """Channels of the generator at full resolution; twice and four times as many at the lower ones."""
-    discriminator_width: Annotated[int, Field(ge=8)] = 48
-    """Channels of the discriminator at half resolution; twice and four times as many at the lower ones."""
 
 
 class _ConditionalNorm(nn.Module):
@@ -67,7 +55,8 @@ class _Up(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         inner = functional.interpolate(functional.relu(self.norm1(features, labels)), scale_factor=2.0)
         inner = self.conv2(functional.relu(self.norm2(self.conv1(inner), labels)))
-        return inner + functional.interpolate(self.skip(features), scale_factor=2.0)
+        result: Tensor = inner + functional.interpolate(self.skip(features), scale_factor=2.0)
+        return result
 
 
 class GanSampler(Sampler):
@@ -167,15 +156,11 @@ class Gan(Family):
             scores = self._discriminator(both, labels.repeat(2))
         real, fake = scores[:count], scores[count:]
         told_apart = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
-        self._discriminator_optimizer.zero_grad()
-        told_apart.backward()
-        self._discriminator_optimizer.step()
+        self.descend(self._discriminator_optimizer, told_apart)
 
         with self.forward_pass():
             passed = -self._discriminator(_moved(made, generator), labels).mean()
-        self._generator_optimizer.zero_grad()
-        passed.backward()
-        self._generator_optimizer.step()
+        self.descend(self._generator_optimizer, passed)
         return {
             "discriminator": told_apart.detach(),
             "generator": passed.detach(),

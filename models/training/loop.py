@@ -14,49 +14,23 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from models.errors import FailureKind, ModelError
 from models.training.checkpoints import Checkpoint, Checkpoints
-from models.training.data import Augmentation, ImageData
-from models.training.families import Family, FamilyName, ImageSpace, Options, Sampler, build
+from models.training.data import ImageData, augmented
+from models.training.families import Family, ImageSpace, Sampler, build
+from models.training.settings import Options, TrainingSettings
 
 WARMUP_STEPS = 100
 GRID_COLUMNS = 10
 GRID_ROWS = 5
-
-
-class TrainingSettings(BaseModel):
-    """How a model is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    family: FamilyName
-    options: dict[str, JsonValue] = Field(default_factory=dict)
-    """The family's own, such as the widths of its layers."""
-    seed: int = 0
-    steps: Annotated[int, Field(ge=1)] = 5000
-    minutes: Annotated[float | None, Field(gt=0)] = None
-    """Stop after so much time in this process, with a checkpoint, even where steps are left."""
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """The share of the steps, at the end, over which the learning rate falls to a twentieth."""
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """How much of the running average of the weights stays in each step; 0 keeps the last weights alone."""
-    bfloat16: bool = False
-    """Compute most of a step in bfloat16, where the machine is faster in it."""
-    augmentation: Augmentation = Augmentation()
-    log_every: Annotated[int, Field(ge=1)] = 50
-    sample_every: Annotated[int, Field(ge=1)] = 1000
-    checkpoint_every: Annotated[int, Field(ge=1)] = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +79,6 @@ def train(
     Raises:
         ModelError: kind MODEL: a loss is no number (`training_diverged`), or the checkpoint is of another model
             (`checkpoint_mismatch`).
-        ValidationError: an option that the family does not have, or of a wrong value.
     """
     space = ImageSpace(height=data.size[0], width=data.size[1], channels=data.channels, classes=data.classes)
     run = _Run(space, settings)
@@ -166,7 +139,7 @@ class _Run:
         settings = self._settings
         images, labels = data.batch(self.step, settings.batch_size, settings.seed)
         generator = torch.Generator().manual_seed((settings.seed << 32) + self.step)
-        images = settings.augmentation.apply(images, generator)
+        images = augmented(images, settings.augmentation, generator)
         self._set_rate()
         losses = self._family.learn(self.step, images, labels, generator)
         values = {name: loss.item() for name, loss in losses.items()}
@@ -218,9 +191,11 @@ class _Run:
                 tensors |= {f"optimizer.{name}/{number}/{key}": value for key, value in state.items()}
         # A file keeps one layout of tensors; which one the run has is set by its networks.
         tensors = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
-        return Checkpoint(
-            self.step, tensors, {"settings": self._settings.model_dump(mode="json"), "losses": self.losses}
-        )
+        kept: dict[str, JsonValue] = {
+            "settings": self._settings.model_dump(mode="json"),
+            "losses": dict(self.losses),
+        }
+        return Checkpoint(self.step, tensors, kept)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, which must be of a model of the same shape."""

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from models.errors import FailureKind, ModelError
 from models.training.data import ImageData
-from models.training.families import FamilyName, ImageSpace, Sampler, build
-from models.training.loop import Trained, TrainingSettings
+from models.training.families import ImageSpace, Sampler, build
+from models.training.loop import Trained
+from models.training.settings import FamilyName, TrainingSettings
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

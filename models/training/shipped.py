@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.training.loop import TrainingSettings
+from models.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)

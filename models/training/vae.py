@@ -8,28 +8,14 @@ as what weighs the two terms of the loss: here a fixed one, wide enough that cod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 
-from models.training.families import Family, ImageSpace, Options, Sampler
-
-
-class VaeOptions(Options):
-    """Sizes of the two networks."""
-
-    latent: Annotated[int, Field(ge=1)] = 12
-    """Numbers that an image is made from."""
-    width: Annotated[int, Field(ge=8)] = 32
-    """Channels at half resolution; twice as many at a fourth."""
-    label_width: Annotated[int, Field(ge=1)] = 64
-    spread: Annotated[float, Field(gt=0)] = 0.3
-    """Standard deviation of a pixel (-1 to 1) about what the decoder makes: a smaller one gives sharper images from
-    codes that fill their space less evenly."""
+from models.training.families import Family, ImageSpace, Sampler
+from models.training.settings import VaeOptions
 
 
 class VaeSampler(Sampler):
@@ -134,8 +120,5 @@ class Vae(Family):
         pixels = functional.mse_loss(given_back, images)
         code = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
         loss = images[0].numel() * pixels / (2 * self._spread**2) + code
-        self._optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], 1000.0)
-        self._optimizer.step()
+        self.descend(self._optimizer, loss, longest=1000.0)
         return {"loss": loss.detach(), "pixels": pixels.detach(), "code": code.detach()}

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from models.training.data import ImageData
-from models.training.families import FamilyName
-from models.training.loop import TrainingSettings
+from models.training.settings import FamilyName, TrainingSettings
 
 FAMILIES: tuple[FamilyName, ...] = ("diffusion", "gan", "vae", "ar")
 OPTIONS: dict[FamilyName, dict[str, Any]] = {

@@ -18,9 +18,10 @@ from models.errors import FailureKind, ModelError
 from models.images import Image, ImageRequest, ImageResult, ImageSettings
 from models.spec import output_seed
 from models.training.checkpoints import FolderCheckpoints
-from models.training.families import FamilyName, ImageSpace, build
+from models.training.families import ImageSpace, build
 from models.training.loop import train
 from models.training.saved import load_model, save_trained
+from models.training.settings import FamilyName
 from tests.support.tiny_models import FAMILIES, settings, squares
 
 SETTINGS = ImageSettings()

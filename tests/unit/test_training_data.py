@@ -14,11 +14,12 @@ from PIL import Image
 from models.errors import ModelError
 from models.training.data import (
     FASHION_MNIST_FOLDER,
-    Augmentation,
+    augmented,
     fashion_mnist,
     image_folder,
     read_idx,
 )
+from models.training.settings import Augmentation
 from tests.support.tiny_models import squares
 
 
@@ -127,7 +128,7 @@ def test_augmentation_keeps_shape_and_range_and_follows_its_generator() -> None:
     everything = Augmentation(flip=True, crop=True, jitter=True)
 
     def made(augmentation: Augmentation, seed: int) -> torch.Tensor:
-        return augmentation.apply(images, torch.Generator().manual_seed(seed))
+        return augmented(images, augmentation, torch.Generator().manual_seed(seed))
 
     assert torch.equal(made(Augmentation(), 1), images)
     assert made(everything, 1).shape == images.shape

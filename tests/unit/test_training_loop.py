@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,8 @@ from torch import Tensor
 
 from models.errors import ModelError
 from models.training.checkpoints import Checkpoint, FolderCheckpoints
-from models.training.data import Augmentation
-from models.training.families import FamilyName
 from models.training.loop import Progress, train
+from models.training.settings import Augmentation, FamilyName
 from models.training.vae import Vae
 from tests.support.tiny_models import FAMILIES, settings, squares
 
@@ -149,3 +150,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_an_option_that_a_family_has_not_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="widht"):
         train(squares(), settings("vae", options={"widht": 8}), FolderCheckpoints(tmp_path))
+
+
+def test_settings_are_checked_without_an_engine() -> None:
+    code = (
+        "import sys; from models.training.settings import TrainingSettings;"
+        "TrainingSettings(family='ar', options={'layers': 2});"
+        "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

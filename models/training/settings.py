@@ -1,0 +1,129 @@
+"""How a model is trained, as people write it. Imports no engine: whoever only checks settings needs none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar"]
+
+
+class Options(BaseModel):
+    """Sizes of a family's networks. Each family adds its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DiffusionOptions(Options):
+    """Sizes of the UNet."""
+
+    patch: Annotated[int, Field(ge=1, le=4)] = 2
+    """Each patch of so many pixels a side is one place of the UNet: at 2, a fourth of the places to compute."""
+    widths: Annotated[tuple[int, ...], Field(min_length=1)] = (64, 96)
+    """Channels at each resolution, each half as wide and high as the one before; multiples of 32."""
+    layers: Annotated[int, Field(ge=1)] = 1
+    """Residual blocks a resolution."""
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The share of images that are learned without their class, for guidance."""
+
+
+class GanOptions(Options):
+    """Sizes of the two networks."""
+
+    latent: Annotated[int, Field(ge=1)] = 64
+    """Numbers that an image is made from."""
+    width: Annotated[int, Field(ge=8)] = 32
+    """Channels of the generator at full resolution; twice and four times as many at the lower ones."""
+    discriminator_width: Annotated[int, Field(ge=8)] = 48
+    """Channels of the discriminator at half resolution; twice and four times as many at the lower ones."""
+
+
+class VaeOptions(Options):
+    """Sizes of the two networks."""
+
+    latent: Annotated[int, Field(ge=1)] = 12
+    """Numbers that an image is made from."""
+    width: Annotated[int, Field(ge=8)] = 32
+    """Channels at half resolution; twice as many at a fourth."""
+    label_width: Annotated[int, Field(ge=1)] = 64
+    spread: Annotated[float, Field(gt=0)] = 0.3
+    """Standard deviation of a pixel (-1 to 1) about what the decoder makes: a smaller one gives sharper images from
+    codes that fill their space less evenly."""
+
+
+class AutoregressiveOptions(Options):
+    """Sizes of autoencoder and transformer."""
+
+    levels: Annotated[tuple[Annotated[int, Field(ge=2, le=16)], ...], Field(min_length=1)] = (5, 5, 4, 4)
+    """A code is so many numbers, each of so many levels: their product is how many codes there are."""
+    code_width: Annotated[int, Field(ge=8)] = 48
+    """Channels of the autoencoder at half resolution; twice as many at a fourth, where the codes are."""
+    code_steps: Annotated[int, Field(ge=0)] = 1500
+    """Steps in which the codes are learned, before the transformer."""
+    width: Annotated[int, Field(ge=32, multiple_of=32)] = 128
+    layers: Annotated[int, Field(ge=1)] = 4
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The share of images that are learned without their class, for guidance."""
+
+
+OPTIONS: Final[dict[FamilyName, type[Options]]] = {
+    "diffusion": DiffusionOptions,
+    "gan": GanOptions,
+    "vae": VaeOptions,
+    "ar": AutoregressiveOptions,
+}
+
+
+def family_options(family: FamilyName, given: Mapping[str, object]) -> Options:
+    """A family's options, with its defaults where none is given.
+
+    Raises:
+        ValidationError: an option that the family does not have, or of a wrong value.
+    """
+    return OPTIONS[family].model_validate(given)
+
+
+class Augmentation(BaseModel):
+    """What is done to an image at random each time that it is learned from. All off by default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flip: bool = False
+    """Mirror left and right, every second time. Not for things that have a side, as a shoe in a catalogue has."""
+    crop: bool = False
+    """Move by up to an eighth of the side, the border repeated."""
+    jitter: bool = False
+    """Brightness and contrast by up to a fifth."""
+
+
+class TrainingSettings(BaseModel):
+    """How a model is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: FamilyName
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """The family's own, such as the widths of its layers."""
+    seed: int = 0
+    steps: Annotated[int, Field(ge=1)] = 5000
+    minutes: Annotated[float | None, Field(gt=0)] = None
+    """Stop after so much time in this process, with a checkpoint, even where steps are left."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """The share of the steps, at the end, over which the learning rate falls to a twentieth."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """How much of the running average of the weights stays in each step; 0 keeps the last weights alone."""
+    bfloat16: bool = False
+    """Compute most of a step in bfloat16, where the machine is faster in it."""
+    augmentation: Augmentation = Augmentation()
+    log_every: Annotated[int, Field(ge=1)] = 50
+    sample_every: Annotated[int, Field(ge=1)] = 1000
+    checkpoint_every: Annotated[int, Field(ge=1)] = 250
+
+    @model_validator(mode="after")
+    def _known_options(self) -> Self:
+        family_options(self.family, self.options)
+        return self
