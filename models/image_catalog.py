@@ -19,6 +19,7 @@ from models.catalog import EngineEntry
 from models.errors import FailureKind, ModelError, UnknownModelError
 from models.images import StepName
 from models.spec import EchoOptions
+from models.training_run import split_version
 
 IMAGE_ENGINES: dict[str, EngineEntry] = {
     "echo": EngineEntry(backend="models.backends.echo_images:EchoImages", needs=(), install=""),
@@ -27,8 +28,8 @@ IMAGE_ENGINES: dict[str, EngineEntry] = {
         needs=("diffusers", "transformers", "torch"),
         install="pip install 'nightmill[worker]'",
     ),
-    "fashion": EngineEntry(
-        backend="models.backends.fashion:FashionBackend",
+    "trained": EngineEntry(
+        backend="models.backends.trained:TrainedBackend",
         needs=("torch", "safetensors"),
         install="pip install 'nightmill[worker]'",
     ),
@@ -53,6 +54,8 @@ STEP_ENGINES: dict[StepName, str] = {"upscale": "upscaling", "style": "styling",
 """Steps that have an engine of their own; the job's model does the others."""
 FOLDER_ENGINES: dict[str, str] = {"model_index.json": "diffusers"}
 """The file by which a folder is known to be a model of an engine."""
+TRAINED_ENGINE = "trained"
+"""Of models that were trained here, whose names are `NAME@VERSION`."""
 _KEY = "images:"
 
 
@@ -73,7 +76,7 @@ IMAGE_MODELS: dict[str, ImageModelEntry] = {
             ImageModelEntry(
                 name=f"fashion-{family}",
                 description=f"clothes, shoes and bags at 28 by 28, by class or plain words: {what}",
-                engine="fashion",
+                engine="trained",
                 license="MIT",
             )
             for family, what in (
@@ -151,7 +154,12 @@ def needs_place(name: str, steps: Sequence[StepName]) -> bool:
 
 
 def open_image_backend(
-    name: str, steps: Sequence[StepName], *, cache_dir: Path, options: EchoOptions | None = None
+    name: str,
+    steps: Sequence[StepName],
+    *,
+    cache_dir: Path,
+    options: EchoOptions | None = None,
+    folder: Path | None = None,
 ) -> ImageBackend:
     """The back-end that will do the steps of a job, one after the other. Its engines are imported when it is loaded.
 
@@ -160,13 +168,15 @@ def open_image_backend(
         steps: at least one.
         cache_dir: where converted and downloaded weights are kept.
         options: faults of the echo model, for requests that bring none of their own.
+        folder: of a model that was trained (`NAME@VERSION`), where its files are on this machine.
 
     Raises:
         UnknownModelError, ModelError: as `engine_key`.
     """
     engine_key(name, steps)
+    asked = name if folder is None else str(folder)
     stages = [
-        Stage(step, _opened(engine, name if step not in STEP_ENGINES else step, cache_dir, options))
+        Stage(step, _opened(engine, asked if step not in STEP_ENGINES else step, cache_dir, options))
         for step, engine in zip(steps, _engines(name, steps), strict=True)
     ]
     return stages[0].backend if len(stages) == 1 else ImageChain(stages)
@@ -192,6 +202,8 @@ def _engine_of(name: str) -> str:
     entry = IMAGE_MODELS.get(name)
     if entry is not None:
         return entry.engine
+    if split_version(name) is not None:
+        return TRAINED_ENGINE
     if name in catalog.MODELS:
         raise UnknownModelError(
             f"the model {name!r} writes text; for images take {', '.join(IMAGE_MODELS)}", "wrong_kind"
