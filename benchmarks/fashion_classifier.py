@@ -113,7 +113,7 @@ def load() -> Classifier:
 
 
 def main() -> None:
-    steps = 2000
+    steps = 1000
     classifier = teach(fashion_mnist(), steps=steps)
     FOLDER.mkdir(exist_ok=True)
     tensors = {

@@ -64,7 +64,7 @@ class ImageData:
         if size > len(self):
             raise ValueError(f"a batch of {size} is more than the {len(self)} images that there are")
         epoch, place = divmod(step, len(self) // size)
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(_mixed(seed, epoch)))
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed_of(seed, epoch + 1)))
         chosen = order[place * size : (place + 1) * size]
         return scaled(self.images[chosen]), self.labels[chosen]
 
@@ -92,8 +92,9 @@ def augmented(images: Tensor, augmentation: Augmentation, generator: torch.Gener
     return images
 
 
-def _mixed(seed: int, epoch: int) -> int:
-    return (seed * 0x9E3779B97F4A7C15 + epoch + 1) & 0x7FFF_FFFF_FFFF_FFFF
+def seed_of(seed: int, number: int) -> int:
+    """The seed of one epoch or one step of a training."""
+    return (seed * 0x9E3779B97F4A7C15 + number) & 0x7FFF_FFFF_FFFF_FFFF
 
 
 def fashion_mnist(folder: Path = FASHION_MNIST_FOLDER, *, test: bool = False) -> ImageData:

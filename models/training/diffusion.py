@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 
-from models.training.families import Family, ImageSpace, Sampler
+from models.training.families import Family, ImageSpace, Sampler, unfit_size
 from models.training.settings import DiffusionOptions
 
 TIME_SCALE = 1000.0  # the UNet's embedding of time was made for whole steps out of a thousand
@@ -37,6 +37,12 @@ class DiffusionSampler(Sampler):
         self.no_class = len(space.classes)
         places = space.channels * options.patch**2
         resolutions = len(options.widths)
+        multiple = options.patch * 2 ** (resolutions - 1)
+        if space.height % multiple or space.width % multiple:
+            raise unfit_size(
+                f"images of {space.width}x{space.height} do not fit patches of {options.patch} and {resolutions} widths"
+                f": their sides must be multiples of {multiple}"
+            )
         unet: Any = UNet2DModel  # its package is only in part typed
         self.unet: nn.Module = unet(
             sample_size=(space.height // options.patch, space.width // options.patch),

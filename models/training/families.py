@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from models.errors import FailureKind, ModelError
+from models.training.data import ImageData
 from models.training.settings import (
     AutoregressiveOptions,
     DiffusionOptions,
@@ -32,6 +34,26 @@ class ImageSpace(BaseModel):
     width: Annotated[int, Field(ge=4, le=512, multiple_of=4)]
     channels: Literal[1, 3]
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def image_space(data: ImageData) -> ImageSpace:
+    """What a model that learns from `data` makes.
+
+    Raises:
+        ModelError: kind MODEL, code `unfit_size`.
+    """
+    height, width = data.size
+    try:
+        return ImageSpace(height=height, width=width, channels=data.channels, classes=data.classes)
+    except ValidationError as error:
+        raise unfit_size(
+            f"images of {width}x{height} cannot be learned: sides are multiples of 4, up to 512"
+        ) from error
+
+
+def unfit_size(message: str) -> ModelError:
+    """Images of a size that a network cannot have."""
+    return ModelError(FailureKind.MODEL, "unfit_size", message)
 
 
 class Sampler(nn.Module, ABC):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from models.errors import FailureKind, ModelError
 from models.training.checkpoints import Checkpoint, Checkpoints
-from models.training.data import ImageData, augmented
-from models.training.families import Family, ImageSpace, Sampler, build
+from models.training.data import ImageData, augmented, seed_of
+from models.training.families import Family, ImageSpace, Sampler, build, image_space
 from models.training.settings import Options, TrainingSettings
 
 WARMUP_STEPS = 100
@@ -74,22 +75,29 @@ def train(
 ) -> Trained:
     """Train from the latest checkpoint, or from the start where there is none, until a budget is used up.
 
+    A checkpoint is gone on from with the settings that are given now: more steps than it was made with, for example.
     `watch` is called from this thread; what it raises ends the training, and the last checkpoint stays. Event files
     for TensorBoard are written to `event_folder`. `each_step` is called before every step with the number of those that
     were made; where it says so the training ends there, with a checkpoint.
 
     Raises:
-        ModelError: kind MODEL: a loss is no number (`training_diverged`), or the checkpoint is of another model
-            (`checkpoint_mismatch`).
+        ModelError: kind MODEL: a loss is no number (`training_diverged`), the checkpoint is of another model
+            (`checkpoint_mismatch`), there are too few images for a batch (`training_data_too_small`), or they are of
+            a size that the family's networks cannot have (`unfit_size`).
     """
-    space = ImageSpace(height=data.size[0], width=data.size[1], channels=data.channels, classes=data.classes)
+    if len(data) < settings.batch_size:
+        raise ModelError(
+            FailureKind.MODEL,
+            "training_data_too_small",
+            f"there are {len(data)} images, fewer than the batch_size of {settings.batch_size}",
+        )
+    space = image_space(data)
     run = _Run(space, settings)
     checkpoint = checkpoints.latest()
     if checkpoint is not None:
         run.restore(checkpoint)
     first, started = run.step, clock()
-    sums: dict[str, float] = {}
-    counted = 0
+    seen: dict[str, list[float]] = {}
     time_up = False
     with _events(event_folder, first) as write:
         while run.step < settings.steps and not time_up:
@@ -98,13 +106,12 @@ def train(
                 break
             losses = run.take_step(data)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value
-            counted += 1
+                seen.setdefault(name, []).append(value)
             time_up = settings.minutes is not None and clock() - started > 60 * settings.minutes
             last = run.step == settings.steps or time_up
             if run.step % settings.log_every == 0 or last:
-                run.losses = {name: value / counted for name, value in sums.items()}
-                sums, counted = {}, 0
+                run.losses = {name: fmean(values) for name, values in seen.items()}
+                seen = {}
                 grid = run.grid() if run.step % settings.sample_every == 0 or last else None
                 told = Progress(
                     step=run.step, steps=settings.steps, losses=run.losses, seconds=clock() - started, grid=grid
@@ -143,7 +150,7 @@ class _Run:
     def take_step(self, data: ImageData) -> dict[str, float]:
         settings = self._settings
         images, labels = data.batch(self.step, settings.batch_size, settings.seed)
-        generator = torch.Generator().manual_seed((settings.seed << 32) + self.step)
+        generator = torch.Generator().manual_seed(seed_of(settings.seed, self.step))
         images = augmented(images, settings.augmentation, generator)
         self._set_rate()
         losses = self._family.learn(self.step, images, labels, generator)

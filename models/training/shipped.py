@@ -24,7 +24,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "fashion-gan": Recipe(
         settings=TrainingSettings(
-            family="gan", steps=2500, batch_size=64, learning_rate=3e-4, average=0.998, bfloat16=True
+            family="gan", steps=1600, batch_size=64, learning_rate=3e-4, average=0.998, bfloat16=True
         )
     ),
     "fashion-vae": Recipe(
