@@ -91,9 +91,7 @@ class ModelActor:
         if self._backend is None or self._info is None:
             raise RuntimeError("load a model first")
         self._heard = time.monotonic()
-        run = Execution(
-            decode(task, ShardTask), execution, self._store, screen=self._screen, cache_dir=self._cache_dir
-        )
+        run = Execution(decode(task, ShardTask), execution, self._store, screen=self._screen, cache_dir=self._cache_dir)
         self._executions[execution] = run
         work = asyncio.get_running_loop().create_task(self._outcome(run, self._backend, self._info))
         self._tasks[execution] = work

@@ -26,6 +26,7 @@ from models.errors import FailureKind
 from models.images import ImageFormat, ImageSettings, StepName
 from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
+from workers.training_progress import TrainingProgress
 
 WIRE_VERSION = 4
 """The highest that this process speaks."""
@@ -240,27 +241,6 @@ class Timings(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True,
     read: float = 0.0
     generate: float = 0.0
     write: float = 0.0
-
-
-class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How far a training is."""
-
-    step: int
-    steps: int
-    losses: dict[str, float] = {}
-    """Means over the last steps that were told of."""
-    images_per_second: float = 0.0
-    seconds_left: float | None = None
-    resumed_at: int = 0
-    """The step of the checkpoint that this execution went on from."""
-    checkpoint: int | None = None
-    """The step of the newest one that was kept."""
-    samples: str | None = None
-    """Key of the newest sheet of samples."""
-    history: str | None = None
-    """Key of the losses so far, as JSON lines."""
-    events: str | None = None
-    """Key of the event file for TensorBoard."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

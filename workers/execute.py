@@ -26,7 +26,6 @@ from workers.contracts import (
     Part,
     ShardTask,
     Timings,
-    TrainingProgress,
     TrainWork,
     images_folder,
     part_key,
@@ -39,6 +38,7 @@ from workers.screening import Screen
 from workers.sources import read_rows
 from workers.store import MissingObjectError, ObjectStore, StoreError
 from workers.text_items import TextItems
+from workers.training_progress import TrainingProgress
 from workers.training_shard import TrainingShard
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from typing import Protocol
 from ulid import ULID
 
 from workers.broker import BrokerError
-from workers.contracts import Counts, Directive, Failure, Part, ReportEvent, ShardReport, ShardTask, TrainingProgress
+from workers.contracts import Counts, Directive, Failure, Part, ReportEvent, ShardReport, ShardTask
 from workers.execute import Progress
+from workers.training_progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 RESEND_SECONDS = 1.0

@@ -13,8 +13,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from models.spec import FinishReason, ItemError, Output, Reproducible, Usage
-from workers.contracts import Counts, Part, Row, TrainingProgress
+from workers.contracts import Counts, Part, Row
 from workers.trained_models import TrainedModel
+from workers.training_progress import TrainingProgress
 
 SCHEMA_VERSION = 1
 Status = Literal["ok", "failed", "cancelled", "expired"]

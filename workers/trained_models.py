@@ -8,7 +8,6 @@ whatever a worker that lost its lease may still write. Nothing here rests on lis
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -158,6 +157,6 @@ def _content(store: ObjectStore, file: ModelFile) -> bytes:
 def _is_whole(folder: Path, model: TrainedModel) -> bool:
     for file in model.files:
         path = folder / Path(file.name).name
-        if not os.path.isfile(path) or hashlib.sha256(path.read_bytes()).hexdigest() != file.sha256:
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != file.sha256:
             return False
     return True

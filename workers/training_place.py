@@ -18,8 +18,9 @@ import orjson
 
 from models.training_run import SavedState, TrainingNews
 from workers.checkpoints import StoredCheckpoints
-from workers.contracts import TrainingProgress, events_prefix, training_folder
+from workers.contracts import events_prefix, training_folder
 from workers.store import ObjectStore, StoreError
+from workers.training_progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 HISTORY_SECONDS = 5.0
@@ -152,5 +153,5 @@ class StoredTraining:
             return False
         return True
 
-    def _change(self, **fields: Any) -> None:  # of TrainingProgress
+    def _change(self, **fields: object) -> None:
         self.progress = msgspec.structs.replace(self.progress or _NO_PROGRESS, **fields)

@@ -19,15 +19,17 @@ from pathlib import Path, PurePath
 from typing import Literal, TypeAlias
 
 import psutil
+from msgspec import UNSET
 
 from models.training_run import TrainedFiles, TrainingBackend, TrainingData, TrainingRequest
 from workers.checkpoints import StoredCheckpoints, earlier_executions
-from workers.contracts import Counts, ShardTask, TrainingProgress, TrainWork
+from workers.contracts import Counts, ShardTask, TrainWork
 from workers.records import Record, encode_record
 from workers.store import ObjectStore
 from workers.trained_models import CONTENT_TYPES, ModelFile, TrainedModel, execution_folder
 from workers.training_data import fetch_images
 from workers.training_place import StoredTraining
+from workers.training_progress import TrainingProgress
 
 FETCH_END_SECONDS = 10.0
 """How long a download that is to end may take for its last file."""
@@ -169,7 +171,7 @@ class TrainingShard:
             model=model.id,
             seed=self._task.work.seed,
             trained=model,
-            training=self.progress,
+            training=UNSET if self.progress is None else self.progress,
         )
 
 

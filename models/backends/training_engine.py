@@ -38,9 +38,7 @@ class TrainingStoppedError(Exception):
     """It was told to stop. Its checkpoint is kept."""
 
 
-def train_files(
-    request: TrainingRequest, place: TrainingPlace, *, stop: threading.Event, signs: Signs
-) -> TrainedFiles:
+def train_files(request: TrainingRequest, place: TrainingPlace, *, stop: threading.Event, signs: Signs) -> TrainedFiles:
     """Train, and return the model's files. In the calling thread, which `signs` watches.
 
     Raises:
@@ -187,14 +185,10 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 def _read(request: TrainingRequest) -> ImageData:
     asked = request.data
     if asked.folder is None:
-        data = fashion_mnist()
-    else:
-        data = image_folder(asked.folder, size=(asked.height, asked.width), grey=asked.grey, license=asked.license)
-    if request.settings.batch_size > len(data):
-        raise ModelError(
-            FailureKind.MODEL,
-            "too_few_images",
-            f"{asked.name} holds {len(data)} images, fewer than training.batch_size, {request.settings.batch_size}; "
-            "make that smaller",
-        )
-    return data
+        return fashion_mnist()
+    try:
+        return image_folder(asked.folder, size=(asked.height, asked.width), grey=asked.grey, license=asked.license)
+    except ModelError as error:
+        # Where it was unpacked here says nothing to its owner.
+        message = error.message.replace(f"{asked.folder}/", "").replace(str(asked.folder), asked.name)
+        raise ModelError(error.kind, error.code, message) from error
