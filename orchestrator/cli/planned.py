@@ -76,7 +76,7 @@ def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
         lines.append(f"  data     {spec.data.dataset or spec.data.folder}")
     if spec.source.file is not None:
         lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
-    if summary.columns:
+    if summary.columns and spec.data is None:
         lines.append(f"  columns  {', '.join(summary.columns)}")
     if summary.fields:
         lines.append(f"  used     {', '.join(summary.fields)}")
@@ -84,7 +84,7 @@ def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
         lines.append(f"  ids      from {summary.custom_id}")
     if spec.deadline is not None:
         lines.append(f"  deadline {spec.deadline}")
-    for number, sample in enumerate(summary.samples):
+    for number, sample in enumerate(() if spec.data is not None else summary.samples):
         lines += ["", f"  prompt {number}:"]
         for message in sample:
             lines += [f"    {message.role}:", *(f"      {line}" for line in message.content.rstrip().splitlines())]

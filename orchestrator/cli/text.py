@@ -66,8 +66,15 @@ def training_text(training: TrainingProgress) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def training_keys(training: TrainingProgress) -> Iterator[tuple[str, str]]:
-    """Where in the store there is something to look at, as name and value."""
+def model_text(job: JobView) -> str:
+    """The model of a job: of a training the one that it makes, as a later job names it."""
+    return f"{job.model}@{job.id}" if job.kind == "train" else f"{job.model} (engine: {job.engine})"
+
+
+def training_keys(training: TrainingProgress | None) -> Iterator[tuple[str, str]]:
+    """Where in the store there is something to look at of a training, as name and value."""
+    if training is None:
+        return
     kept = {"samples": training.samples, "losses": training.history, "events": training.events}
     for name, key in kept.items():
         if key is not None:
@@ -141,7 +148,7 @@ def describe(job: JobView, now: float | None = None) -> Iterator[tuple[str, str]
     """The lines of `nightmill show`, as name and value; `now` is in seconds since the epoch."""
     yield "id", job.id
     yield "name", job.name
-    yield "model", f"{job.model}@{job.id}" if job.kind == "train" else f"{job.model} (engine: {job.engine})"
+    yield "model", model_text(job)
     running = phase_of(job)
     yield "status", job.status.value if running == job.status.value else f"{job.status.value} · {running}"
     why = error_text(job)
@@ -158,8 +165,7 @@ def describe(job: JobView, now: float | None = None) -> Iterator[tuple[str, str]
         yield "retries", f"{job.losses:,} lost workers · {job.failures:,} failures of the engine"
     if job.trouble is not None and job.error is None:
         yield "trouble", job.trouble
-    if job.training is not None:
-        yield from training_keys(job.training)
+    yield from training_keys(job.training)
     yield "priority", job.priority
     yield "submitted", moment(job.created_at)
     ahead = expected(job, time.time() if now is None else now)
