@@ -312,16 +312,16 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(
 
 
 def test_a_training_that_is_stopped_keeps_the_step_that_it_was_at(workshop: Workshop) -> None:
-    steps = {"steps": 60, "checkpoint_every": 1000}
+    steps = {"steps": 24, "checkpoint_every": 1000}
     job_id = workshop.submit(training={**JOB["training"], **steps})
     workshop.plan()
     task = workshop.take(job_id)
     run = workshop.start(task)
-    workshop.stop(run, 5)
+    workshop.stop(run, 3)
     stopped = run.progress().training
     assert stopped is not None
     assert stopped.checkpoint is not None
-    assert 5 <= stopped.checkpoint < 60
+    assert 3 <= stopped.checkpoint < 24
     execution = stopped.history.split("/")[3] if stopped.history else ""
     workshop.tell(task, "handed_back", execution, training=stopped)
     again = workshop.start(workshop.take(job_id))
