@@ -81,7 +81,9 @@ def teach(data: ImageData, *, steps: int, seed: int = 0) -> Classifier:
     for step in range(steps):
         images, labels = data.batch(step, BATCH, seed)
         images = augmented(images, augmentation, torch.Generator().manual_seed(step))
-        loss = functional.cross_entropy(classifier(images), labels, label_smoothing=0.05)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = classifier(images)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -113,7 +115,7 @@ def load() -> Classifier:
 
 
 def main() -> None:
-    steps = 1000
+    steps = 1800
     classifier = teach(fashion_mnist(), steps=steps)
     FOLDER.mkdir(exist_ok=True)
     tensors = {

@@ -38,7 +38,7 @@ from models.training.loop import sheet, to_pixels
 from models.training.saved import load_model
 from models.training.shipped import RECIPES
 
-PUPIL_STEPS = 1200
+PUPIL_STEPS = 500
 NEIGHBOURS = 1000
 """Images whose nearest neighbour is looked for."""
 SHEET_ROWS = 8

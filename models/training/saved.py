@@ -57,6 +57,7 @@ def save_model(folder: Path, sampler: Sampler, about: SavedModel) -> None:
         for name, tensor in sampler.state_dict().items()
     }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it for its owner alone, and a wheel would keep that
     (folder / CONFIG).write_text(about.model_dump_json(indent=2) + "\n")
 
 
