@@ -21,6 +21,7 @@ from models.catalog import EngineEntry
 from models.errors import FailureKind, ModelError, UnknownModelError
 from models.images import StepName
 from models.spec import EchoOptions
+from models.training_run import split_version
 
 IMAGE_ENGINES: dict[str, EngineEntry] = {
     "echo": EngineEntry(backend="models.backends.echo_images:EchoImages", needs=(), install=""),
@@ -55,6 +56,8 @@ STEP_ENGINES: dict[StepName, str] = {"upscale": "upscaling", "style": "styling",
 """Steps that have an engine of their own; the job's model does the others."""
 STEP_MODELS: dict[StepName, str] = {"upscale": "realesr-animevideov3"}
 """The weights with which a step's engine does it, where it has several."""
+TRAINED_ENGINE = "trained"
+"""Of models that were trained here, whose names are `NAME@VERSION`."""
 _KEY = "images:"
 
 
@@ -163,7 +166,12 @@ def needs_place(name: str, steps: Sequence[StepName]) -> bool:
 
 
 def open_image_backend(
-    name: str, steps: Sequence[StepName], *, cache_dir: Path, options: EchoOptions | None = None
+    name: str,
+    steps: Sequence[StepName],
+    *,
+    cache_dir: Path,
+    options: EchoOptions | None = None,
+    folder: Path | None = None,
 ) -> ImageBackend:
     """The back-end that will do the steps of a job, one after the other. Its engines are imported when it is loaded.
 
@@ -172,13 +180,15 @@ def open_image_backend(
         steps: at least one.
         cache_dir: where converted and downloaded weights are kept.
         options: faults of the echo model, for requests that bring none of their own.
+        folder: of a model that was trained (`NAME@VERSION`), where its files are on this machine.
 
     Raises:
         UnknownModelError, ModelError: as `engine_key`.
     """
     engine_key(name, steps)
+    asked = name if folder is None else str(folder)
     stages = [
-        Stage(step, _opened(engine, _name_for(step, name), cache_dir, options))
+        Stage(step, _opened(engine, _name_for(step, asked), cache_dir, options))
         for step, engine in zip(steps, _engines(name, steps), strict=True)
     ]
     return stages[0].backend if len(stages) == 1 else ImageChain(stages)
@@ -208,6 +218,8 @@ def _engine_of(name: str) -> str:
     entry = IMAGE_MODELS.get(name)
     if entry is not None:
         return entry.engine
+    if split_version(name) is not None:
+        return TRAINED_ENGINE
     if name in catalog.MODELS:
         raise UnknownModelError(
             f"the model {name!r} writes text; for images take {', '.join(IMAGE_MODELS)}", "wrong_kind"

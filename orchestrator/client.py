@@ -70,6 +70,13 @@ class ModelEntry(msgspec.Struct, frozen=True):
     engine: str = ""
     available: bool = True
     detail: str = ""
+    created: float = 0
+    version: str | None = None
+    """Of a model that was trained here: its newest."""
+    family: str | None = None
+    classes: tuple[str, ...] = ()
+    size: tuple[int, ...] = ()
+    license: str = ""
 
 
 class _Problem(msgspec.Struct):
@@ -182,6 +189,14 @@ class Client:
     def image(self, job_id: str, name: str) -> bytes:
         """An image that a record of the job names, by the last part of its key."""
         return self._send("GET", f"{_job_path(job_id)}/images/{quote(name, safe='')}").content
+
+    def samples(self, job_id: str) -> bytes:
+        """The newest sheet of samples of a model in training, as PNG."""
+        return self._send("GET", f"{_job_path(job_id)}/training/samples").content
+
+    def losses(self, job_id: str) -> bytes:
+        """The losses of a training so far, as JSON lines."""
+        return self._send("GET", f"{_job_path(job_id)}/training/losses").content
 
     def replay(self, job_id: str, index: int, image: int) -> JobView:
         """Make image `image` of an item again; the job that does so."""

@@ -42,6 +42,7 @@ from orchestrator.finalize import staged_prefix
 from orchestrator.image_sweep import losing_images
 from orchestrator.lifecycle import JOB_TERMINAL, JobStatus
 from orchestrator.manifest import mend_manifest
+from orchestrator.model_catalog import sweep_training
 from orchestrator.tables import Job, Shard
 from workers.contracts import images_prefix, parts_prefix
 from workers.store import ObjectStore, delete_prefix, listed
@@ -160,6 +161,8 @@ class Collector:
             for key in unnamed:
                 self._store.delete(key)
             deleted += len(unnamed)
+        if ended.kind == "train":
+            deleted += sweep_training(self._engine, self._store, ended.job, ended.generation)
         note_swept(self._engine, ended)
         if deleted:
             logger.info("job %s: %d left-over objects were deleted", ended.job, deleted)

@@ -25,6 +25,7 @@ from orchestrator.lifecycle import (
     Verdict,
 )
 from orchestrator.tables import Execution, Job, Shard
+from orchestrator.training import training_values
 from orchestrator.views import JobError
 from workers.contracts import MODEL_NOT_LOADED, Failure, Part, ShardReport, Timings
 
@@ -204,13 +205,13 @@ def grant(connection: Connection, shard: ShardState, report: ShardReport, now: f
     return moved == 1
 
 
-def renew(connection: Connection, shard: ShardState, report: ShardReport) -> bool:
+def renew(connection: Connection, shard: ShardState, report: ShardReport, now: float) -> bool:
     """Note an execution's progress; False where it no longer owns the shard, or has said more since."""
     statement = (
         update(Shard)
         .where(Shard.job_id == shard.job, Shard.execution == report.execution, *_this(shard))
         .where(Shard.sequence < report.sequence)
-        .values(sequence=report.sequence, **figures(report))
+        .values(sequence=report.sequence, **figures(report), **training_values(report, now))
     )
     return connection.execute(statement).rowcount == 1
 

@@ -19,6 +19,7 @@ from orchestrator import database, guards
 from orchestrator.endings import NO_FIGURES, lock_jobs
 from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, SHARD_WAITING, JobStatus, ShardStatus
 from orchestrator.manifest import write_manifest
+from orchestrator.model_catalog import publish_model
 from orchestrator.tables import Job, Shard
 from orchestrator.totals import Totals
 from workers.store import ObjectStore, delete_prefix
@@ -46,6 +47,7 @@ class Ending:
     planned: bool
     open: bool
     """Whether one of its shards still is."""
+    kind: str = "text"
 
 
 def staged_prefix(job_id: str) -> str:
@@ -91,6 +93,8 @@ class Finaliser:
         if not ending.planned:
             # Its planner deletes them as well once it notices; this is for one that died.
             delete_prefix(self._store, staged_prefix(ending.job))
+        if ending.kind == "train" and ending.outcome is JobStatus.COMPLETED:
+            publish_model(self._engine, self._store, ending.job)
         totals = write_manifest(self._engine, self._store, ending.job)
         ended = freeze(self._engine, ending, totals, now=self._clock())
         if ended:
@@ -163,16 +167,17 @@ def jobs_ending(engine: Engine) -> Sequence[Ending]:
                 generation=row.generation,
                 planned=row.planned_at is not None,
                 open=bool(row.open),
+                kind=row.kind,
             )
             for row in connection.execute(ending_jobs())
         ]
 
 
-def ending_jobs() -> Select[str, str, str | None, int, float | None, bool]:
+def ending_jobs() -> Select[str, str, str | None, int, float | None, str, bool]:
     """Jobs that are finalizing or cancelling, and whether a shard of theirs is open."""
-    return select(Job.id, Job.status, Job.outcome, Job.generation, Job.planned_at, _has_open().label("open")).where(
-        Job.status.in_([JobStatus.FINALIZING.value, JobStatus.CANCELLING.value])
-    )
+    return select(
+        Job.id, Job.status, Job.outcome, Job.generation, Job.planned_at, Job.kind, _has_open().label("open")
+    ).where(Job.status.in_([JobStatus.FINALIZING.value, JobStatus.CANCELLING.value]))
 
 
 def freeze(engine: Engine, ending: Ending, totals: Totals, *, now: float) -> bool:

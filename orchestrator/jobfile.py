@@ -48,8 +48,8 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _plain_int)
 def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     """The job in a YAML (or JSON) file, with `key=value` overrides (`sampling.max_tokens=64`) applied.
 
-    A relative `source.file`, or path of an image in `source.items`, is relative to the job file. A job without a name
-    gets the file's.
+    A relative `source.file` or `data.folder`, or path of an image in `source.items`, is relative to the job file. A job
+    without a name gets the file's.
 
     Raises:
         SpecError: there is no such file, it is not YAML, or not a job; with the file and the line.
@@ -69,6 +69,8 @@ def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
         spec = parse_job(data)
     except SpecError as error:
         raise _located(error, lines, overridden, shown) from error
+    if spec.data is not None and spec.data.folder is not None and "://" not in spec.data.folder:
+        return spec.with_source_file(str(file.parent / Path(spec.data.folder).expanduser()))
     source = spec.source.file
     if source is None and spec.source.items is not None and spec.input_fields:
         items = [with_absolute_paths(spec, row, file.absolute().parent) for row in spec.source.items]

@@ -23,6 +23,7 @@ from orchestrator.spec import JobSpec, parse_job
 from orchestrator.spec_error import SpecError
 from orchestrator.sums import sum_shards
 from orchestrator.tables import Job, Shard
+from orchestrator.training import read_training
 from orchestrator.views import PRIORITIES, JobView, view_job
 
 MAX_PAGE = 1000
@@ -57,7 +58,7 @@ class Jobs:
             SpecError: the deadline is not after now, or the upload that it names was removed.
         """
         now = self._clock()
-        upload = removals.upload_prefix(spec.source.file)
+        upload = removals.upload_prefix(spec.input_file)
         text, digest = _stored(spec)
         deadline = None
         if spec.deadline is not None:
@@ -90,7 +91,7 @@ class Jobs:
         def work(connection: Connection) -> None:
             if upload is not None and removals.is_removed(connection, upload):
                 message = "this upload is gone: none is kept for more than a day without a job; upload the file again"
-                raise SpecError(message, param="source.file", code="invalid_source")
+                raise SpecError(message, param=spec.input_param, code="invalid_source")
             connection.execute(insert(Job).values(values))
 
         try:
@@ -141,7 +142,8 @@ class Jobs:
         with database.reading(self.engine) as connection:
             rows = connection.execute(statement).all()
             live = sum_shards(connection, [row.id for row in rows if row.totals is None])
-        return [view_job(row, live.get(row.id)) for row in rows]
+            training = read_training(connection, [row.id for row in rows if row.kind == "train"])
+        return [view_job(row, live.get(row.id), training.get(row.id)) for row in rows]
 
     def spec(self, job_id: str) -> JobSpec:
         """A job's spec, as it was stored.
@@ -293,7 +295,9 @@ def _row(connection: Connection, job_id: str) -> Row:  # type: ignore[type-arg] 
 
 def _view(connection: Connection, job_id: str) -> JobView:
     row = _row(connection, job_id)
-    return view_job(row, sum_shards(connection, [job_id]).get(job_id) if row.totals is None else None)
+    totals = sum_shards(connection, [job_id]).get(job_id) if row.totals is None else None
+    training = read_training(connection, [job_id] if row.kind == "train" else [])
+    return view_job(row, totals, training.get(job_id))
 
 
 def _allow(row: Row, verb: str, already: Sequence[JobStatus] | frozenset[JobStatus] | set[JobStatus]) -> None:  # type: ignore[type-arg]

@@ -17,13 +17,17 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from ulid import ULID
 
+from models.errors import UnknownModelError
 from orchestrator import claims, database, speeds
 from orchestrator.claims import NewShard, Waiting
 from orchestrator.finalize import staged_prefix
 from orchestrator.jobs import Jobs, UnknownJobError
+from orchestrator.model_catalog import TrainedModels
 from orchestrator.planning import PlannedShard, PlanSummary, Staging, plan
 from orchestrator.source_files import open_source
+from orchestrator.spec import JobSpec, may_be_trained
 from orchestrator.spec_error import SpecError
+from orchestrator.training_source import pin_data
 from orchestrator.views import JobError
 from workers.store import ObjectStore, StoreError, delete_prefix
 
@@ -157,13 +161,15 @@ class Planner:
             waiting[:] = [_new(shard) for shard in shards]
 
         size = speeds.prepare(self._engine, job_id, spec)
+        etag = pin_data(spec, self._store)
+        model = self._pinned_model(spec)
         source = open_source(spec, self._store)
         summary: PlanSummary = plan(spec, source, staging, on_shards=take, items_per_shard=size)
         finished = claims.finish(
             self._engine,
             job_id,
             self._owner,
-            work=msgspec.json.encode(spec.work(summary.custom_id)).decode(),
+            work=msgspec.json.encode(spec.work(summary.custom_id, model=model, etag=etag)).decode(),
             items=summary.items,
             shard_count=summary.shards,
             last=waiting,
@@ -172,6 +178,15 @@ class Planner:
         if not finished:
             raise _ClaimLostError
         logger.info("job %s: %d items in %d shards", job_id, summary.items, summary.shards)
+
+    def _pinned_model(self, spec: JobSpec) -> str | None:
+        """The version of a trained model that a job means: it stays, whatever is trained later."""
+        if not may_be_trained(spec):
+            return None
+        try:
+            return TrainedModels(self._engine, self._store).find(spec.model).id
+        except UnknownModelError as error:
+            raise SpecError(f"model: {error.message}", param="model", code=error.code) from error
 
     def _fail(self, job_id: str, error: JobError) -> None:
         if claims.fail(self._engine, job_id, self._owner, error, now=self._clock()):

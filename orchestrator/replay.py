@@ -42,6 +42,7 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
     made = record.images[image]
     return spec.model_copy(
         update={
+            "model": _model(jobs, job_id),
             "name": f"{spec.name} (replay of item {index})"[:200],
             "source": Source(items=[_row(store, jobs, job_id, index)]),
             "keep": (),
@@ -54,6 +55,13 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
             ),
         }
     )
+
+
+def _model(jobs: Jobs, job_id: str) -> str:
+    """The model that a job's items were made with: of one that was trained, the version."""
+    with database.reading(jobs.engine) as connection:
+        text = connection.execute(select(Job.work).where(Job.id == job_id)).scalar() or ""
+    return _works.decode(text).model
 
 
 def _row(store: ObjectStore, jobs: Jobs, job_id: str, index: int) -> Row:

@@ -21,6 +21,7 @@ from orchestrator import database, endings, speeds
 from orchestrator.endings import JobState, ShardState
 from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, JobStatus, ShardStatus
 from orchestrator.tables import Shard
+from orchestrator.training import training_values
 from workers.contracts import MODEL_NOT_LOADED, Directive, Failure, Part, ShardReport
 
 _CHANGES_JOB = {FailureKind.MODEL, FailureKind.ENGINE}
@@ -237,10 +238,11 @@ def _apply_one(
                 assert granted is not None  # noqa: S101 - we hold its lock
                 return _end(connection, granted, report, now, chance)
         case Step.RENEW:
-            done = endings.renew(connection, shard, report)
+            done = endings.renew(connection, shard, report, now)
         case Step.FINISH:
             assert report.part is not None  # noqa: S101 - judged by
             values = {**endings.timing_values(report.timings), "sequence": report.sequence, "worker": report.worker}
+            values |= training_values(report, now)
             done = endings.finish(connection, shard, report.part, values, now)
             if done:
                 endings.end_execution(connection, report, "finished", now)

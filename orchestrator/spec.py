@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from models.catalog import check_model
+from models.catalog import MODELS, check_model
 from models.errors import ModelError
-from models.image_catalog import IMAGE_MODELS, check_image_model
+from models.image_catalog import IMAGE_MODELS, check_image_model, uses_model
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
+from models.training_run import TRAINED_NAME, VERSION
 from orchestrator.deadlines import resolve_deadline
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
+from orchestrator.train_spec import ROW, TrainFields, check_training
 from orchestrator.validation import explain, json_type
 from workers.contracts import Row, Work
 from workers.prompts import PromptError, PromptTemplate
@@ -35,6 +38,8 @@ MAX_GRID = 100_000
 """Items that one row may make."""
 MAX_SEED = (1 << 63) - 1
 Text = Annotated[str, Field(min_length=1)]
+FindTrained: TypeAlias = Callable[[str], object]
+"""Raises UnknownModelError where there is no trained model of a name."""
 
 
 class MessageTemplate(BaseModel):
@@ -96,13 +101,13 @@ class Source(BaseModel):
         return math.prod(len(values) for values in (self.grid or {}).values())
 
 
-class JobSpec(ImageFields):
+class JobSpec(ImageFields, TrainFields):
     """A job as its client wrote it, checked for everything that can be seen without its rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "untitled"
-    kind: Literal["text", "image", "echo"] = "text"
+    kind: Literal["text", "image", "train", "echo"] = "text"
     model: Text = ""
     engine: Literal["auto", "vllm", "transformers", "echo"] = "auto"
     source: Source
@@ -136,14 +141,21 @@ class JobSpec(ImageFields):
             return {"model": "echo", **data}
         if isinstance(data, dict) and data.get("kind") == "image" and (step := default_model(data)):
             return {"model": step, **data}
+        if isinstance(data, dict) and data.get("kind") == "train":
+            return {"source": ROW, **data}
         return data
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if not self.model:
-            raise ValueError("model is missing; name one of those that `nightmill models` lists")
+            what = "say what the new one is to be called" if self.kind == "train" else "name one of those that"
+            raise ValueError(f"model is missing; {what}{'' if self.kind == 'train' else ' `nightmill models` lists'}")
+        if self.kind != "train":
+            self._refuse_training()
         if self.kind == "image":
             self._check_image_job()
+        elif self.kind == "train":
+            self._check_training_job()
         else:
             refuse_image_fields(self, self.kind)
             self._check_text_job()
@@ -151,12 +163,28 @@ class JobSpec(ImageFields):
             raise ValueError("options are for the model 'echo' alone")
         return self
 
+    def _refuse_training(self) -> None:
+        for name in TrainFields.model_fields:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is for training, and the job is of kind {self.kind}; set kind: train")
+
     def _check_image_job(self) -> None:
-        for name in ("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine"):
+        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
+        check_images(self, prompt=self.prompt)
+
+    def _check_training_job(self) -> None:
+        refuse_image_fields(self, self.kind)
+        self._refuse("prompt", "messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
+        self._refuse("n", "keep", "options", what="for jobs with rows")
+        if self.source != Source(**ROW):
+            raise ValueError("source is for jobs with rows; a training job has data")
+        check_training(self, model=self.model, seed=self.seed)
+
+    def _refuse(self, *names: str, what: str = "for text") -> None:
+        for name in names:
             if getattr(self, name) != type(self).model_fields[name].default:
                 shown = type(self).model_fields[name].alias or name
-                raise ValueError(f"{shown} is for text, and the job is of kind image")
-        check_images(self, prompt=self.prompt)
+                raise ValueError(f"{shown} is {what}, and the job is of kind {self.kind}")
 
     def _check_text_job(self) -> None:
         if self.kind == "echo" and self.model != "echo":
@@ -178,6 +206,8 @@ class JobSpec(ImageFields):
     @property
     def templates(self) -> tuple[Message, ...]:
         """The messages of an item, as templates; of an image, prompt and negative prompt, as far as given."""
+        if self.kind == "train":
+            return ()
         if self.kind == "image":
             return tuple(Message("user", text) for text in (self.prompt, self.negative_prompt) if text is not None)
         own = self.messages or (MessageTemplate(role="user", content=self.prompt or ""),)
@@ -189,17 +219,20 @@ class JobSpec(ImageFields):
         """Fields of a row that its record repeats."""
         return tuple(self.source.grid or ()) if self.keep is None else self.keep
 
-    def work(self, custom_id: str | None) -> Work:
+    def work(self, custom_id: str | None, *, model: str | None = None, etag: str | None = None) -> Work:
         """What every shard of the job has in common.
 
         Args:
             custom_id: The field that holds the rows' ids, as planning found it.
+            model: In place of the job's: the version of a trained model that it came to.
+            etag: The version of a training's archive.
         """
+        textless = self.kind in {"image", "train"}
         return Work(
-            model=self.model,
+            model=model or self.model,
             engine=self.engine,
-            messages=() if self.kind == "image" else self.templates,
-            sampling={} if self.kind == "image" else self.sampling.model_dump(mode="json"),
+            messages=() if textless else self.templates,
+            sampling={} if textless else self.sampling.model_dump(mode="json"),
             seed=self.seed,
             n=self.n,
             schema=self.output_schema,
@@ -209,10 +242,23 @@ class JobSpec(ImageFields):
             keep=self.kept,
             options=None if self.options is None else self.options.model_dump(mode="json"),
             image=self.image_work(self.prompt) if self.kind == "image" else None,
+            train=self.train_work(self.seed, etag) if self.kind == "train" else None,
         )
+
+    @property
+    def input_file(self) -> str | None:
+        """What the job reads: its source's file, or the folder of a training's images; None where it reads nothing."""
+        return self.source.file if self.data is None else self.data.folder
+
+    @property
+    def input_param(self) -> str:
+        """The field that names it."""
+        return "source.file" if self.data is None else "data.folder"
 
     def with_source_file(self, file: str) -> JobSpec:
         """The same job, reading another file: the uploaded copy of a local one, say."""
+        if self.data is not None:
+            return self.model_copy(update={"data": self.data.model_copy(update={"folder": file})})
         return self.model_copy(update={"source": self.source.model_copy(update={"file": file})})
 
     def to_json(self) -> dict[str, Any]:  # any JSON
@@ -234,11 +280,19 @@ def parse_job(data: object) -> JobSpec:
         raise explain(error, JobSpec) from error
 
 
-def check_static(spec: JobSpec, now: datetime, *, allow_faults: bool = False) -> None:
+def check_static(
+    spec: JobSpec, now: datetime, *, allow_faults: bool = False, find_trained: FindTrained | None = None
+) -> None:
     """Check all that can be told without reading the source.
 
     Templates compile, the model is known, the schema can be enforced, the deadline is ahead, and the echo model's
     faults are allowed here.
+
+    Args:
+        spec: The job.
+        now: Its submission.
+        allow_faults: Whether the echo model may be told to fail.
+        find_trained: Looks for a model that was trained; without it one that may be is left for later.
 
     Raises:
         SpecError: one of them does not hold.
@@ -250,15 +304,7 @@ def check_static(spec: JobSpec, now: datetime, *, allow_faults: bool = False) ->
         )
     if spec.replay is not None:
         raise SpecError("replay is for the service itself; use `nightmill replay JOB INDEX`", param="replay")
-    try:
-        if spec.kind == "image":
-            check_image_model(spec.model, spec.steps)
-        elif spec.model in IMAGE_MODELS and spec.model != "echo":
-            raise SpecError(f"model: {spec.model!r} makes images; set kind: image", param="model", code="wrong_kind")
-        else:
-            check_model(spec.model, spec.engine)
-    except ModelError as error:
-        raise SpecError(f"model: {error.message}", param="model", code=error.code) from error
+    _check_model(spec, find_trained)
     compile_templates(spec)
     if spec.output_schema is not None:
         try:
@@ -267,6 +313,31 @@ def check_static(spec: JobSpec, now: datetime, *, allow_faults: bool = False) ->
             raise SpecError(f"schema: {error}", param="schema") from error
     if spec.deadline is not None:
         resolve_deadline(spec.deadline, now)
+
+
+def _check_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
+    try:
+        if spec.kind == "train":
+            return  # its model is yet to be
+        if may_be_trained(spec):
+            if find_trained is not None:
+                find_trained(spec.model)
+        elif spec.kind == "image":
+            check_image_model(spec.model, spec.steps)
+        elif spec.model in IMAGE_MODELS and spec.model != "echo":
+            raise SpecError(f"model: {spec.model!r} makes images; set kind: image", param="model", code="wrong_kind")
+        else:
+            check_model(spec.model, spec.engine)
+    except ModelError as error:
+        raise SpecError(f"model: {error.message}", param="model", code=error.code) from error
+
+
+def may_be_trained(spec: JobSpec) -> bool:
+    """Whether an image job's model is none that Nightmill brings along, and has a name that a trained one may have."""
+    name, _, version = spec.model.partition("@")
+    if spec.kind != "image" or not uses_model(spec.steps) or name in IMAGE_MODELS or name in MODELS:
+        return False
+    return TRAINED_NAME.fullmatch(name) is not None and (not version or VERSION.fullmatch(version) is not None)
 
 
 def compile_templates(spec: JobSpec) -> PromptTemplate:

@@ -24,6 +24,7 @@ from orchestrator.image_spec import shape_of as image_shape
 from orchestrator.lifecycle import ShardStatus
 from orchestrator.spec import JobSpec
 from orchestrator.tables import Base, EngineUse, Job, JobSpeed, Shard, Speed
+from orchestrator.train_spec import training_shape
 
 JobSelect = TypeVar("JobSelect", bound=Select[*tuple[Any, ...]])
 
@@ -75,6 +76,8 @@ def shape_of(spec: JobSpec) -> str:
     """What kind of work a job's items are: jobs of one model and shape are taken to be equally fast."""
     if spec.kind == "image":
         return image_shape(spec, spec.n)
+    if spec.kind == "train":
+        return training_shape(spec)
     tokens = 1 << (spec.sampling.max_tokens - 1).bit_length()
     shape = f"{spec.n} x {tokens} tokens"
     if spec.max_tokens_field is not None:

@@ -154,6 +154,8 @@ class Shard(Base):
     sequence: Mapped[int]
     """Highest report of this execution that was applied. That it grows is what keeps the lease."""
     phase: Mapped[str | None]
+    training: Mapped[str | None]
+    """Of a training job, how far it was when it last said so: orchestrator.training.Reported as JSON."""
     started_at: Mapped[float | None]
     """When its first execution was granted."""
     finished_at: Mapped[float | None]

@@ -10,9 +10,12 @@ import orjson
 from models.spec import Usage
 from orchestrator.lifecycle import JobStatus
 from orchestrator.totals import ItemCounts, JobTimings, Totals
+from workers.training_progress import TrainingProgress
 
 if TYPE_CHECKING:
     from sqlalchemy import Row  # a command shows jobs without half a second of SQLAlchemy
+
+    from orchestrator.training import Reported
 
 PRIORITIES = ("urgent", "normal", "low")
 """By their number in SQL."""
@@ -83,6 +86,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """Grows with every change of status."""
     images: int | None = None
     """Images that were stored, so far; None of a job of another kind."""
+    training: TrainingProgress | None = None
+    """Of a job that trains a model: how far it is, or was when it last said so."""
     predicted_finish_at: float | None = None
     """While it is in progress, and how fast it is is known."""
     first_prediction: Prediction | None = None
@@ -99,8 +104,14 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         return shown
 
 
-def view_job(row: Row, live: Totals | None) -> JobView:  # type: ignore[type-arg]  # a row of `jobs`, all columns
-    """The view of a row; `live` is the sum over its shards, for a job whose totals are not frozen."""
+def view_job(row: Row, live: Totals | None, training: Reported | None = None) -> JobView:  # type: ignore[type-arg]  # a row of `jobs`, all columns
+    """The view of a row.
+
+    Args:
+        row: The row.
+        live: The sum over its shards, for a job whose totals are not frozen.
+        training: What a job that trains a model last said of that.
+    """
     totals = live or Totals() if row.totals is None else msgspec.json.decode(row.totals, type=Totals)
     spec = orjson.loads(row.spec)
     first = None if row.first_prediction is None else Prediction(row.first_predicted_at, row.first_prediction)
@@ -132,6 +143,14 @@ def view_job(row: Row, live: Totals | None) -> JobView:  # type: ignore[type-arg
         manifest_version=row.manifest_version,
         generation=row.generation,
         images=totals.counts.ok * int(spec.get("n", 1)) if row.kind == "image" else None,
-        predicted_finish_at=row.predicted_finish_at if row.status == JobStatus.IN_PROGRESS else None,
+        training=None if training is None else training.progress,
+        predicted_finish_at=_predicted(row, training) if row.status == JobStatus.IN_PROGRESS else None,
         first_prediction=first,
     )
+
+
+def _predicted(row: Row, training: Reported | None) -> float | None:  # type: ignore[type-arg]  # as above
+    # A training knows its own pace from its first steps on, long before anything like it has ended.
+    own = None if training is None else training.finish_at
+    predicted: float | None = row.predicted_finish_at if own is None else own
+    return predicted

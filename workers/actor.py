@@ -76,10 +76,13 @@ class ModelActor:
     async def load(self, model: str, engine: str) -> str:
         """Load a model; returns how that ended, `Loaded`, as JSON."""
         try:
-            self._backend = open_engine(model, engine, self._cache_dir)
-            self._info = await self._backend.load()
+            self._backend = await asyncio.to_thread(open_engine, model, engine, self._cache_dir, self._store)
+            self._info = msgspec.structs.replace(await self._backend.load(), model=model)
         except ModelError as error:
             return _json(Loaded(failure=Failure(error.kind, error.code, error.message)))
+        except StoreError as error:
+            # The weights of a trained model could not be fetched: another try may help.
+            return _json(Loaded(failure=Failure(FailureKind.ENGINE, "store_error", str(error))))
         self._watch = asyncio.get_running_loop().create_task(self._keep_watch(self._backend))
         return _json(Loaded(info=self._info))
 
@@ -88,7 +91,7 @@ class ModelActor:
         if self._backend is None or self._info is None:
             raise RuntimeError("load a model first")
         self._heard = time.monotonic()
-        run = Execution(decode(task, ShardTask), execution, self._store, screen=self._screen)
+        run = Execution(decode(task, ShardTask), execution, self._store, screen=self._screen, cache_dir=self._cache_dir)
         self._executions[execution] = run
         work = asyncio.get_running_loop().create_task(self._outcome(run, self._backend, self._info))
         self._tasks[execution] = work

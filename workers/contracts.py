@@ -12,7 +12,8 @@ During an upgrade, processes of two versions work side by side, so both must get
   it (`workers.unread`). Anything else that cannot be read is no message of ours, and is dropped.
 
 Version 1 is the first. Version 2 adds `skip` and `alone` to ShardTask: who overlooks them reads other rows, or takes
-other shards down with its engine. Version 3 adds `image` to Work: who overlooks it answers with text.
+other shards down with its engine. Version 3 adds `image` to Work: who overlooks it answers with text. Version 4 adds
+`train` to Work, and `training` to ShardReport.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import msgspec
 from models.errors import FailureKind
 from models.images import ImageFormat, ImageSettings, StepName
 from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
+from models.training.settings import TrainingSettings
+from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -132,6 +135,27 @@ class ImageWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return ImageSettings.model_validate(self.settings)
 
 
+class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a training job does; its model has the work's name, and as its version the job's id."""
+
+    settings: dict[str, Any]  # models.training.settings.TrainingSettings as JSON; pydantic checks it again on arrival
+    uri: str | None = None
+    """Of the images: `s3://bucket/prefix/`, or an archive, `s3://…/x.tar` or `nightmill://…/x.tar`."""
+    etag: str | None = None
+    """Version of an archive in S3 that was planned."""
+    dataset: Literal["fashion-mnist"] | None = None
+    name: str = ""
+    """Of the data, for the model's card."""
+    height: int = 28
+    width: int = 28
+    grey: bool = False
+    license: str = "unknown"
+
+    def parsed_settings(self) -> TrainingSettings:
+        """The settings as a checked object."""
+        return TrainingSettings.model_validate(self.settings)
+
+
 class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What every shard of a job has in common."""
 
@@ -153,6 +177,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     options: dict[str, Any] | None = None  # models.spec.EchoOptions as JSON
     image: ImageWork | None = None
     """Of a job that makes images; `messages`, `sampling` and `schema` then say nothing."""
+    train: TrainWork | None = None
+    """Of a job that trains a model: its one item, which has no row to speak of."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -261,6 +287,7 @@ class ShardReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     part: Part | None = None
     """Of a finished execution, its whole part; of one that failed or was handed back, what it had of it."""
     failure: Failure | None = None
+    training: TrainingProgress | None = None
     version: int = 1
 
 
@@ -291,8 +318,12 @@ _envelopes = msgspec.json.Decoder(_Envelope)
 
 def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
     """The lowest version that can say what a message says."""
+    if isinstance(message, ShardReport):
+        return 1 if message.training is None else 4
     if not isinstance(message, ShardTask):
         return 1
+    if message.work.train is not None:
+        return 4
     if message.work.image is not None:
         return 3
     return 2 if message.skip or message.alone else 1
@@ -337,6 +368,21 @@ def images_folder(job: str, shard: int, token: int, execution: str) -> str:
 def images_prefix(job: str) -> str:
     """Where all images of a job lie."""
     return f"jobs/{job}/images/"
+
+
+def checkpoints_prefix(job: str) -> str:
+    """Where the checkpoints of a training job lie."""
+    return f"jobs/{job}/checkpoints/"
+
+
+def training_folder(job: str, execution: str) -> str:
+    """Where an execution of a training leaves what there is to look at: its own alone."""
+    return f"jobs/{job}/training/{execution}/"
+
+
+def events_prefix(job: str) -> str:
+    """Where the event files of all executions of a training lie: TensorBoard reads one folder as one run."""
+    return f"jobs/{job}/training/events/"
 
 
 def image_name(index: int, k: int | None, suffix: str) -> str:

@@ -1,15 +1,18 @@
-"""Which engine a shard's work needs, and how it is opened: text and images in one place."""
+"""Which engine a shard's work needs, and how it is opened: text, images and training in one place."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TypeAlias
 
-from models import catalog, image_catalog
+from models import catalog, image_catalog, training_run
 from models.backend import Backend, ImageBackend
+from models.training_run import TRAINING_ENGINE, TrainingBackend
 from workers.contracts import Work
+from workers.store import ObjectStore
+from workers.trained_models import fetch_model
 
-AnyBackend: TypeAlias = Backend | ImageBackend
+AnyBackend: TypeAlias = Backend | ImageBackend | TrainingBackend
 
 
 def engine_of(work: Work) -> str:
@@ -18,6 +21,9 @@ def engine_of(work: Work) -> str:
     Raises:
         ModelError: no engine that is installed here can do it.
     """
+    if work.train is not None:
+        training_run.check_training_engine()
+        return TRAINING_ENGINE
     if work.image is not None:
         return image_catalog.engine_key(work.model, work.image.steps)
     return catalog.choose_engine(work.model, work.engine)
@@ -25,17 +31,24 @@ def engine_of(work: Work) -> str:
 
 def needs_place(model: str, engine: str) -> bool:
     """Whether a model on an engine takes a place on a machine: a GPU, or the cores of a host without one."""
+    if engine == TRAINING_ENGINE:
+        return True
     steps = image_catalog.steps_of(engine)
     return catalog.needs_place(model) if steps is None else image_catalog.needs_place(model, steps)
 
 
-def open_engine(model: str, engine: str, cache_dir: Path) -> AnyBackend:
-    """The back-end of a model on an engine, not loaded yet.
+def open_engine(model: str, engine: str, cache_dir: Path, store: ObjectStore) -> AnyBackend:
+    """The back-end of a model on an engine, not loaded yet; the files of a trained model are fetched from the store.
 
     Raises:
         ModelError: it cannot be opened here.
+        StoreError: the store cannot be reached.
     """
+    if engine == TRAINING_ENGINE:
+        return training_run.open_training_backend()
     steps = image_catalog.steps_of(engine)
     if steps is None:
         return catalog.open_backend(model, engine=engine, cache_dir=cache_dir)
-    return image_catalog.open_image_backend(model, steps, cache_dir=cache_dir)
+    trained = training_run.split_version(model)
+    folder = None if trained is None else fetch_model(store, *trained, cache_dir)
+    return image_catalog.open_image_backend(model, steps, cache_dir=cache_dir, folder=folder)

@@ -1,7 +1,7 @@
 """Run one shard: read its rows, render, generate, and leave one immutable part. Plain asyncio: no Celery, no Ray.
 
 What is common to all kinds of jobs is here: the right to the shard, reading, the part, what is kept when all this is
-interrupted. How requests become records is `text_items` and `image_items`.
+interrupted. How requests become records is `text_items` and `image_items`; how a model is trained, `training_shard`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,25 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 import msgspec
 
 from models.backend import Backend, ImageBackend
 from models.spec import ModelInfo, Usage
-from workers.contracts import Counts, Failure, Part, ShardTask, Timings, images_folder, part_key, partial_key
+from models.training_run import TrainingBackend
+from workers.contracts import (
+    Counts,
+    Failure,
+    Part,
+    ShardTask,
+    Timings,
+    TrainWork,
+    images_folder,
+    part_key,
+    partial_key,
+)
 from workers.image_items import ImageItems
 from workers.image_shard import ImageShard
 from workers.records import BrokenPartError, describe_part, earlier_records, read_part
@@ -26,6 +38,8 @@ from workers.screening import Screen
 from workers.sources import read_rows
 from workers.store import ChangedObjectError, MissingObjectError, ObjectStore, StoreError
 from workers.text_items import TextItems
+from workers.training_progress import TrainingProgress
+from workers.training_shard import TrainingShard
 
 logger = logging.getLogger(__name__)
 STORE_SECONDS = 90.0
@@ -47,6 +61,7 @@ class Progress(msgspec.Struct, frozen=True):
     counts: Counts = Counts()
     usage: Usage = Usage()
     timings: Timings = Timings()
+    training: TrainingProgress | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +90,7 @@ class Execution:
         sleep: Waits for so many seconds.
         between: A random number between two; it spreads the pauses of workers whose store went away together.
         screen: Looks at images for those jobs that ask for it.
+        cache_dir: Where a training unpacks its images.
     """
 
     def __init__(
@@ -87,6 +103,7 @@ class Execution:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         between: Callable[[float, float], float] = random.uniform,
         screen: Screen | None = None,
+        cache_dir: Path | None = None,
     ) -> None:
         self.task = task
         self.key = part_key(task.job, task.shard, task.token, execution)
@@ -98,10 +115,13 @@ class Execution:
         self._sleep = sleep
         self._between = between
         self._screen = screen
+        self._execution = execution
+        self._cache_dir = cache_dir
         self._phase: Phase = "loading"
         self._entered = clock()
         self._seconds: dict[Phase, float] = {}
         self._items: TextItems | ImageItems | None = None
+        self._training: TrainingShard | None = None
 
     def progress(self) -> Progress:
         """How far it is now."""
@@ -109,7 +129,7 @@ class Execution:
         seconds[self._phase] = seconds.get(self._phase, 0.0) + self._clock() - self._entered
         return Progress(
             phase=self._phase,
-            counts=Counts() if self._items is None else self._items.counts,
+            counts=self._counts,
             usage=Usage() if self._items is None else self._items.usage,
             timings=Timings(
                 load=seconds.get("loading", 0.0),
@@ -117,9 +137,16 @@ class Execution:
                 generate=seconds.get("generating", 0.0),
                 write=seconds.get("writing", 0.0),
             ),
+            training=None if self._training is None else self._training.progress,
         )
 
-    async def run(self, backend: Backend | ImageBackend, info: ModelInfo) -> Part:
+    @property
+    def _counts(self) -> Counts:
+        if self._training is not None:
+            return self._training.counts
+        return Counts() if self._items is None else self._items.counts
+
+    async def run(self, backend: Backend | ImageBackend | TrainingBackend, info: ModelInfo) -> Part:
         """Do the shard, and return the part that it left.
 
         Raises:
@@ -130,6 +157,8 @@ class Execution:
         adopted = await self._patiently(self._earlier_part, "its earlier parts are looked for")
         if adopted is not None:
             return adopted
+        if self.task.work.train is not None:
+            return await self._train(self.task.work.train, cast("TrainingBackend", backend))
         items = self._items = await self._patiently(lambda: self._read(info), "its rows are read")
         self._enter("generating")
         if isinstance(items, ImageItems):
@@ -157,6 +186,21 @@ class Execution:
             logger.warning("shard %s/%s: what had ended is not kept: %s", self.task.job, self.task.shard, error)
             return None
         return describe_part(self.partial_key, data, counts, usage)
+
+    async def _train(self, work: TrainWork, backend: TrainingBackend) -> Part:
+        training = self._training = TrainingShard(
+            self.task,
+            work,
+            self._execution,
+            self._store,
+            cache_dir=self._cache_dir,
+            granted=self.granted,
+            write=self._write,
+            enter=self._enter,
+        )
+        data = await training.run(backend)
+        await self._write(self.key, data, "application/jsonl")
+        return describe_part(self.key, data, training.counts, Usage())
 
     def _images(self, items: ImageItems) -> ImageShard:
         return ImageShard(

@@ -21,6 +21,7 @@ from ulid import ULID
 from workers.broker import BrokerError
 from workers.contracts import Counts, Directive, Failure, Part, ReportEvent, ShardReport, ShardTask
 from workers.execute import Progress
+from workers.training_progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 RESEND_SECONDS = 1.0
@@ -72,7 +73,7 @@ class Lease:
         self.sequence = 0
         self.sent_at = float("-inf")
         self.sent: tuple[object, ...] = ()
-        self.sent_counts = Counts()
+        self.sent_counts: tuple[Counts, TrainingProgress | None] = (Counts(), None)
         self.acknowledged = 0
         self.acknowledged_at = now
         self._keeper = keeper
@@ -115,6 +116,7 @@ class Lease:
             phase=self.progress.phase,
             part=self.part,
             failure=self.failure,
+            training=self.progress.training,
         )
 
     def _end(
@@ -240,7 +242,7 @@ class LeaseKeeper:
             saying = [(lease, lease.news(), lease.report(self._worker)) for lease in due]
         self._reports.reports([report for _, _, report in saying])
         for lease, news, report in saying:
-            lease.sent, lease.sent_counts, lease.sent_at = news, report.counts, now
+            lease.sent, lease.sent_counts, lease.sent_at = news, (report.counts, report.training), now
 
     def _is_due(self, lease: Lease, now: float) -> bool:
         if lease.news() != lease.sent:
@@ -248,7 +250,7 @@ class LeaseKeeper:
         silent = now - lease.sent_at
         if lease.acknowledged < lease.sequence:
             return silent >= RESEND_SECONDS
-        if lease.progress.counts != lease.sent_counts:
+        if (lease.progress.counts, lease.progress.training) != lease.sent_counts:
             return silent >= PROGRESS_SECONDS
         return silent >= self._lease_seconds / RENEWALS_PER_LEASE
 

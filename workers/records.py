@@ -14,6 +14,8 @@ from msgspec import UNSET, UnsetType
 
 from models.spec import FinishReason, ItemError, Output, Reproducible, Usage
 from workers.contracts import Counts, Part, Row
+from workers.trained_models import TrainedModel
+from workers.training_progress import TrainingProgress
 
 SCHEMA_VERSION = 1
 Status = Literal["ok", "failed", "cancelled", "expired"]
@@ -48,6 +50,10 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     images: tuple[StoredImage, ...] | UnsetType = UNSET
     prompt: str | UnsetType = UNSET
     """Of images: what was asked for."""
+    trained: TrainedModel | UnsetType = UNSET
+    """Of a training job: the model that it has made."""
+    training: TrainingProgress | UnsetType = UNSET
+    """Of a training job: how it ended, and where its losses and event files are."""
     finish_reason: FinishReason | UnsetType = UNSET
     error: ItemError | UnsetType = UNSET
     usage: Usage | UnsetType = UNSET

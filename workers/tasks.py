@@ -72,7 +72,8 @@ def run_shard(task: ShardTask, keeper: LeaseKeeper, pool: ActorPool, clock: Call
     loaded = picked_up
     try:
         engine = engine_of(task.work)
-        with pool.lend(task.work.model, engine, alone=task.alone, wanted=lambda: lease.stopped is None) as actor:
+        alone = task.alone or task.work.train is not None  # two trainings in one process would halve each other
+        with pool.lend(task.work.model, engine, alone=alone, wanted=lambda: lease.stopped is None) as actor:
             loaded = clock()
             keeper.hurry()
             outcome = actor.run(task, lease.execution)
@@ -96,6 +97,7 @@ def _end(lease: Lease, outcome: Outcome, *, waited: float) -> None:
         progress.counts,
         progress.usage,
         Timings(timings.load + waited, timings.read, timings.generate, timings.write),
+        progress.training,
     )
     if outcome.failure is not None:
         lease.fail(outcome.failure, progress, outcome.part)

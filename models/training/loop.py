@@ -70,13 +70,15 @@ def train(
     *,
     watch: Callable[[Progress], None] = lambda _: None,
     event_folder: Path | None = None,
+    each_step: Callable[[int], bool] = lambda _: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
     """Train from the latest checkpoint, or from the start where there is none, until a budget is used up.
 
     A checkpoint is gone on from with the settings that are given now: more steps than it was made with, for example.
     `watch` is called from this thread; what it raises ends the training, and the last checkpoint stays. Event files
-    for TensorBoard are written to `event_folder`.
+    for TensorBoard are written to `event_folder`. `each_step` is called before every step with the number of those that
+    were made; where it says so the training ends there, with a checkpoint.
 
     Raises:
         ModelError: kind MODEL: a loss is no number (`training_diverged`), the checkpoint is of another model
@@ -99,6 +101,9 @@ def train(
     time_up = False
     with _events(event_folder, first) as write:
         while run.step < settings.steps and not time_up:
+            if each_step(run.step):
+                checkpoints.save(run.checkpoint())
+                break
             losses = run.take_step(data)
             for name, value in losses.items():
                 seen.setdefault(name, []).append(value)
@@ -182,12 +187,7 @@ class _Run:
 
     def grid(self) -> NDArray[np.uint8]:
         """Samples of the averaged network, always from the same noise."""
-        columns = min(GRID_COLUMNS, len(self._space.classes))
-        labels = torch.arange(columns).repeat(GRID_ROWS)
-        noise = torch.stack([self.averaged.noise(torch.Generator().manual_seed(row)) for row in range(len(labels))])
-        with torch.no_grad():
-            images = self.averaged.make(noise, labels)
-        return sheet(images, columns)
+        return sample_sheet(self.averaged, self._space)
 
     def checkpoint(self) -> Checkpoint:
         tensors: dict[str, Tensor] = {}
@@ -228,6 +228,16 @@ class _Run:
             self.losses = {name: float(str(value)) for name, value in losses.items()}
 
 
+def sample_sheet(sampler: Sampler, space: ImageSpace) -> NDArray[np.uint8]:
+    """Samples as one picture, a column for each class, always from the same noise."""
+    columns = min(GRID_COLUMNS, len(space.classes))
+    labels = torch.arange(columns).repeat(GRID_ROWS)
+    noise = torch.stack([sampler.noise(torch.Generator().manual_seed(row)) for row in range(len(labels))])
+    with torch.no_grad():
+        images = sampler.make(noise, labels)
+    return sheet(images, columns)
+
+
 def sheet(images: Tensor, columns: int) -> NDArray[np.uint8]:
     """Images (-1 to 1) side by side as one picture, height by width by 3, row by row."""
     pixels = to_pixels(images)
@@ -265,5 +275,6 @@ def _events(folder: Path | None, first: int) -> Iterator[Callable[[Progress], No
                 writer.add_scalar(f"loss/{name}", value, told.step)
             if told.grid is not None:
                 writer.add_image("samples", told.grid, told.step, dataformats="HWC")
+            writer.flush()  # whoever copies the file meanwhile gets all of it
 
         yield write

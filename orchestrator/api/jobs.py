@@ -20,6 +20,7 @@ from orchestrator.lifecycle import JobStatus
 from orchestrator.replay import replay_spec
 from orchestrator.source_files import check_uri
 from orchestrator.spec import JobSpec, check_static, parse_job
+from orchestrator.training_source import check_data_uri
 from orchestrator.views import JobView
 from workers.broker import BrokerError
 
@@ -93,7 +94,10 @@ def create_job(
         return job_answer(earlier)  # whatever has become of its deadline or its file since
     if spec.source.file is not None:
         check_uri(spec.source.file)
-    check_static(spec, datetime.now(UTC), allow_faults=services.settings.allow_faults)
+    check_data_uri(spec)
+    check_static(
+        spec, datetime.now(UTC), allow_faults=services.settings.allow_faults, find_trained=services.trained.find
+    )
     services.hints.ping()  # a job that nothing can run is refused, and leaves nothing behind
     job = services.jobs.create(spec, idempotency_key=idempotency_key)
     _hint(services.hints.wake)

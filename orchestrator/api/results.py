@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
 from orchestrator import results
+from orchestrator.api.errors import NOT_FOUND, RequestError
 from orchestrator.api.services import ServicesOf
 from orchestrator.job_images import find_image
 from orchestrator.results import Page
@@ -73,6 +74,27 @@ def download_image(job_id: str, name: str, services: ServicesOf) -> StreamingRes
         "X-Content-Type-Options": "nosniff",
     }
     return StreamingResponse(chain([first], chunks), media_type=image.content_type, headers=headers)
+
+
+@router.get("/training/samples", operation_id="download_samples", responses=_IMAGE)
+def download_samples(job_id: str, services: ServicesOf) -> Response:
+    """The newest sheet of samples of a model in training, a column for each class; also while it is trained."""
+    return Response(_of_training(job_id, services, "samples"), media_type="image/png")
+
+
+@router.get("/training/losses", operation_id="download_losses")
+def download_losses(job_id: str, services: ServicesOf) -> Response:
+    """The losses of a training so far, as JSON lines: step, losses, seconds, images a second."""
+    return Response(_of_training(job_id, services, "history"), media_type=CONTENT_TYPES["jsonl"])
+
+
+def _of_training(job_id: str, services: ServicesOf, what: Literal["samples", "history"]) -> bytes:
+    job = services.jobs.get(job_id)
+    key = None if job.training is None else getattr(job.training, what)
+    if key is None:
+        why = "it has none yet" if job.kind == "train" else f"it is of kind {job.kind}"
+        raise RequestError(f"job {job_id} has no {what} of a training: {why}", status=NOT_FOUND, code="no_training")
+    return services.store.get(key)
 
 
 def _exporter(form: Literal["csv", "parquet"]) -> Callable[..., Iterator[bytes]]:

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from models import catalog, image_catalog
+from models.image_catalog import TRAINED_ENGINE
 from orchestrator import database, metrics
 from orchestrator.api.errors import TYPES, UNAVAILABLE
 from orchestrator.api.services import Services, ServicesOf, check_key
@@ -58,7 +59,7 @@ def find_problems(services: Services) -> dict[str, str]:
 
 
 @router.get("/v1/models", operation_id="list_models")
-def list_models() -> dict[str, object]:
+def list_models(services: ServicesOf) -> dict[str, object]:
     """The models that a job can name. A local folder of a worker's or a hub id can be named as well."""
     data: list[dict[str, object]] = [
         {
@@ -86,6 +87,23 @@ def list_models() -> dict[str, object]:
         }
         for entry in image_catalog.list_image_models()
         if entry.name not in catalog.MODELS
+    ]
+    data += [
+        {
+            "id": model.name,
+            "object": "model",
+            "created": int(model.trained_at),
+            "owned_by": "nightmill",
+            "kind": "image",
+            "description": f"trained by job {model.version} on {model.source}",
+            "engines": [TRAINED_ENGINE],
+            "license": model.license,
+            "version": model.version,
+            "family": model.family,
+            "classes": model.classes,
+            "size": [model.width, model.height],
+        }
+        for model in services.trained.newest()
     ]
     return {"object": "list", "data": data}
 

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from orchestrator import database
 from orchestrator.api.errors import UNAUTHORIZED, RequestError
 from orchestrator.jobs import Jobs
+from orchestrator.model_catalog import TrainedModels
 from orchestrator.settings import Settings
 from workers.broker import Hints
 from workers.store import ObjectStore, open_store
@@ -32,6 +33,11 @@ class Services:
         """Connect lazily to all three; what cannot be reached shows when it is first used."""
         engine = database.connect(settings.sql_url)
         return cls(settings, engine, Jobs(engine), open_store(settings.object_store_url), Hints(settings.redis_url))
+
+    @property
+    def trained(self) -> TrainedModels:
+        """Models that jobs have trained."""
+        return TrainedModels(self.engine, self.store)
 
     def close(self) -> None:
         """Close every connection."""

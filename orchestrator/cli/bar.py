@@ -28,7 +28,8 @@ class Bar:
         if snapshot.trouble is not None and snapshot.trouble != self._trouble:
             self._progress.console.print(f"trying again: {snapshot.trouble}", highlight=False, markup=False)
         self._trouble = snapshot.trouble
-        items = f"{snapshot.done:,} items" if snapshot.total is None else f"{snapshot.done:,}/{snapshot.total:,} items"
+        done = f"{snapshot.done:,}" if snapshot.total is None else f"{snapshot.done:,}/{snapshot.total:,}"
+        items = f"{done} {snapshot.unit}"
         self._progress.update(
             self._task,
             description=snapshot.phase,

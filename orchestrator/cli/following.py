@@ -82,6 +82,10 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
     """The outputs of a record as text; of a record without any, why there is none."""
     if "error" in record:
         return [f"{record['status']}: {record['error']['code']}: {record['error']['message']}"]
+    if "trained" in record:
+        model = record["trained"]
+        size = f"{model['width']} by {model['height']}"
+        return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes'])}"]
     if "images" in record:
         return [
             f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}, {record.get('prompt', '')}"

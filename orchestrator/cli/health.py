@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -44,7 +45,7 @@ def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 @guarded
-def models(*, as_json: AsJson = False) -> None:
+def models(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the models that a job can name, and whether they can run on this machine."""
     from models import catalog, image_catalog
 
@@ -72,8 +73,9 @@ def models(*, as_json: AsJson = False) -> None:
         }
         for entry in image_catalog.list_image_models()
     ]
+    trained = _trained(data_dir)
     if as_json:
-        print_json([*entries, *images])
+        print_json([*entries, *images, *trained])
         return
     rows = [
         [
@@ -83,7 +85,38 @@ def models(*, as_json: AsJson = False) -> None:
             f"{entry['context_length']:,}" if "context_length" in entry else "",
             str(entry["description"]),
         ]
-        for entry in [*entries, *images]
+        for entry in [*entries, *images, *trained]
     ]
     print_table(["kind", "name", "runs here with", "context", "what it is"], rows, right=["context"])
     say("A folder with a model (model: ./my-model) or a hub id (model: org/name) can be named as well.")
+
+
+def _trained(data_dir: Path | None) -> list[dict[str, Any]]:  # JSON
+    """Models that jobs have trained, as far as there is a service that knows them."""
+    from models.image_catalog import TRAINED_ENGINE, missing_packages
+    from orchestrator.cli.output import CommandError
+    from orchestrator.cli.reach import reading_service, settings_for
+    from orchestrator.cli.text import moment
+
+    try:
+        with reading_service(settings_for(data_dir)) as client:
+            found = [entry for entry in client.models() if entry.version is not None]
+    except CommandError:
+        return []  # no stack has ever run here, so nothing was trained
+    return [
+        {
+            "name": entry.id,
+            "kind": "image",
+            "description": f"{entry.family}, {'x'.join(map(str, entry.size))}, trained {moment(entry.created)}: "
+            f"{', '.join(entry.classes)}",
+            "engines": [TRAINED_ENGINE],
+            "runs_here": [] if missing_packages(TRAINED_ENGINE) else [TRAINED_ENGINE],
+            "license": entry.license,
+            "version": entry.version,
+            "family": entry.family,
+            "classes": list(entry.classes),
+            "size": list(entry.size),
+            "trained_at": entry.created,
+        }
+        for entry in found
+    ]

@@ -65,19 +65,18 @@ def _as_json(spec: JobSpec, summary: PlanSummary) -> dict[str, object]:
 def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
     size = spec.source.grid_size
     rows = f" ({summary.rows:,} rows by {size:,} combinations of the grid)" if size > 1 else ""
-    longest = spec.sampling.max_tokens * spec.n * summary.items
     lines = [
-        f"{spec.name}: every row is fine",
+        f"{spec.name}: {'every row is fine' if spec.training is None else 'can be trained'}",
         f"  items    {summary.items:,}{rows}",
         f"  shards   {summary.shards:,}, of {summary.items_per_shard:,} items at most",
         f"  model    {spec.model} ({_runs_here(spec)})",
-        f"  output   {spec.n * summary.items:,} images by {', '.join(spec.steps)}"
-        if spec.kind == "image"
-        else f"  output   {longest:,} tokens at most ({spec.sampling.max_tokens:,} an output)",
+        f"  output   {_output(spec, summary)}",
     ]
+    if spec.data is not None:
+        lines.append(f"  data     {spec.data.dataset or spec.data.folder}")
     if spec.source.file is not None:
         lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
-    if summary.columns:
+    if summary.columns and spec.data is None:
         lines.append(f"  columns  {', '.join(summary.columns)}")
     if summary.fields:
         lines.append(f"  used     {', '.join(summary.fields)}")
@@ -85,19 +84,37 @@ def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
         lines.append(f"  ids      from {summary.custom_id}")
     if spec.deadline is not None:
         lines.append(f"  deadline {spec.deadline}")
-    for number, sample in enumerate(summary.samples):
+    for number, sample in enumerate(() if spec.data is not None else summary.samples):
         lines += ["", f"  prompt {number}:"]
         for message in sample:
             lines += [f"    {message.role}:", *(f"      {line}" for line in message.content.rstrip().splitlines())]
     return lines
 
 
+def _output(spec: JobSpec, summary: PlanSummary) -> str:
+    if spec.training is not None:
+        training, work = spec.training, spec.train_work(spec.seed)
+        budget = "" if training.budget is None else f", {training.budget} at most"
+        return f"a {training.family} model of {work.width} by {work.height}, {training.steps:,} steps{budget}"
+    if spec.kind == "image":
+        return f"{spec.n * summary.items:,} images by {', '.join(spec.steps)}"
+    longest = spec.sampling.max_tokens * spec.n * summary.items
+    return f"{longest:,} tokens at most ({spec.sampling.max_tokens:,} an output)"
+
+
 def _runs_here(spec: JobSpec) -> str:
     from models import catalog
     from models.errors import ModelError
     from models.image_catalog import engine_key
+    from models.training_run import check_training_engine
+    from orchestrator.spec import may_be_trained
 
+    if may_be_trained(spec):
+        return "one that was trained, if there is"
     try:
+        if spec.kind == "train":
+            check_training_engine()
+            return "can be trained here"
         if spec.kind == "image":
             engine_key(spec.model, spec.steps)
             return "runs here"

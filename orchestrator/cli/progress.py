@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.lifecycle import JobStatus
 from orchestrator.views import JobView
+from workers.training_progress import TrainingProgress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 WINDOW_SECONDS = 20.0
 """Speeds are averages over this long."""
 _RUNNING = {"loading": "loading model", "reading": "generating", "generating": "generating", "writing": "generating"}
+
+_TRAINING = {"loading": "loading", "reading": "fetching images", "generating": "training", "writing": "saving"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,9 @@ class Snapshot:
     trouble: str | None = None
     """Why one of them is."""
     images_per_second: float | None = None
+    unit: str = "items"
+    losses: str = ""
+    """Of a training."""
 
 
 class Speedometer:
@@ -51,6 +57,8 @@ class Speedometer:
 
     def look(self, job: JobView) -> Snapshot:
         """The progress that a view shows, with speeds from the views of the last seconds."""
+        if job.training is not None:
+            return training_snapshot(job, job.training)
         now = self._clock()
         done = job.counts.done
         tokens = job.usage.completion_tokens
@@ -83,6 +91,28 @@ class Speedometer:
         )
 
 
+def training_snapshot(job: JobView, training: TrainingProgress) -> Snapshot:
+    """The progress of a training, which counts its own steps."""
+    return Snapshot(
+        phase=phase_of(job),
+        done=training.step,
+        total=training.steps or None,
+        failed=job.counts.failed,
+        tokens_per_second=None,
+        seconds_left=None if job.ended else training.seconds_left,
+        retries=job.losses + job.failures,
+        trouble=None if job.ended else job.trouble,
+        images_per_second=training.images_per_second or None,
+        unit="steps",
+        losses=losses_text(training),
+    )
+
+
+def losses_text(training: TrainingProgress) -> str:
+    """The losses that were told last: `loss 0.1234`, or each with its name."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in training.losses.items())
+
+
 def phase_of(job: JobView) -> str:
     """What a job does just now, in a person's words."""
     if job.status is JobStatus.VALIDATING:
@@ -91,6 +121,8 @@ def phase_of(job: JobView) -> str:
         if job.phase is None:
             # Between two shards nothing runs for a moment.
             return "generating" if job.counts.done else "queued"
+        if job.kind == "train":
+            return _TRAINING[job.phase]
         return _RUNNING[job.phase]
     return str(job.status.value)
 
@@ -109,7 +141,7 @@ def duration(seconds: float) -> str:
 
 def figures(snapshot: Snapshot) -> str:
     """The figures beside a bar, as far as they are known."""
-    parts = []
+    parts = [snapshot.losses] if snapshot.losses else []
     if snapshot.failed:
         parts.append(f"{snapshot.failed:,} failed")
     if snapshot.retries:
@@ -161,7 +193,9 @@ class Lines:
         tenth = 10 * snapshot.done // snapshot.total
         if tenth > self._tenth:
             rest = figures(snapshot)
-            self._write(f"{10 * tenth} % · {snapshot.done:,}/{snapshot.total:,} items{' · ' if rest else ''}{rest}")
+            self._write(
+                f"{10 * tenth} % · {snapshot.done:,}/{snapshot.total:,} {snapshot.unit}{' · ' if rest else ''}{rest}"
+            )
         self._tenth = tenth
 
 

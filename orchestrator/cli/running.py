@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.jobs import FailOnErrors, Format, Out
-from orchestrator.cli.output import guarded, print_json, say, stderr
+from orchestrator.cli.output import BAD_INPUT, CommandError, guarded, print_json, say, stderr
 from orchestrator.cli.stack import AsJson, DataDir
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run(
         samples = () if as_json or not job.items else tuple(client.results(job.id, limit=FIRST_FEW).data)
         progress.close()
         conclude(
-            Ending(job, where, source=spec.source.file, samples=samples), as_json=as_json, fail_on_errors=fail_on_errors
+            Ending(job, where, source=spec.input_file, samples=samples), as_json=as_json, fail_on_errors=fail_on_errors
         )
 
 
@@ -145,6 +145,9 @@ def preview(
 
     settings = settings_for(data_dir)
     spec = checked_job(job_file, overrides, allow_faults=settings.allow_faults)
+    if spec.kind == "train":
+        message = "a training has no items to show beforehand; try a few steps: --set training.steps=20"
+        raise CommandError(message, BAD_INPUT)
     small, prompts = first_items(spec, count)
     progress = ExitStack()
     shown = progress.enter_context(display(stderr()))
@@ -183,9 +186,12 @@ def checked_job(job_file: Path, overrides: list[str] | None, *, allow_faults: bo
     from orchestrator.jobfile import is_local, load_job_file
     from orchestrator.source_files import check_local
     from orchestrator.spec import check_static
+    from orchestrator.training_source import check_local_folder, is_local_folder
 
     spec = load_job_file(job_file, overrides or ())
     check_static(spec, datetime.now(UTC), allow_faults=allow_faults)
+    if is_local_folder(spec):
+        check_local_folder(Path(spec.input_file or ""))
     if spec.source.file is not None and is_local(spec.source.file):
         check_local(Path(spec.source.file))
     if rows and _quickly_read(spec):
@@ -215,7 +221,12 @@ class Submission:
     def send(self, client: Client, shown: Display) -> str:
         """Upload the job's local source, if it has one, and submit it; returns the job's id."""
         from orchestrator.local_images import sent_along
+        from orchestrator.training_source import is_local_folder, packed
 
+        if is_local_folder(self._spec):
+            shown.phase("uploading")
+            with packed(Path(self._spec.input_file or "")) as archive:
+                return self._send(client, shown, self._spec.with_source_file(client.upload(archive).uri))
         with sent_along(self._spec) as spec:
             return self._send(client, shown, spec)
 

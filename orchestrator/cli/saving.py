@@ -10,10 +10,13 @@ from pathlib import Path
 from orchestrator.cli.output import CommandError
 from orchestrator.client import Client, ResultFormat
 from orchestrator.views import JobView
+from workers.training_progress import TrainingProgress
 
 
 def save_job(client: Client, job: JobView, folder: Path, form: ResultFormat) -> Path:
     """Write all results of a job into `folder`; returns the file to open first."""
+    if job.training is not None:
+        save_training(client, job.id, job.training, folder)
     if job.images is None:
         return save_results(client, job.id, folder, form)
     from orchestrator.cli.pictures import save_images  # noqa: PLC0415 - Pillow only where there are images
@@ -22,6 +25,17 @@ def save_job(client: Client, job: JobView, folder: Path, form: ResultFormat) -> 
     if form != "jsonl":
         save_results(client, job.id, folder, form)
     return page
+
+
+def save_training(client: Client, job_id: str, training: TrainingProgress, folder: Path) -> None:
+    """Write what there is to look at of a training: its newest samples and its losses so far."""
+    try:
+        if training.samples is not None:
+            save_file(folder / "samples.png", [client.samples(job_id)])
+        if training.history is not None:
+            save_file(folder / "losses.jsonl", [client.losses(job_id)])
+    except OSError as error:
+        raise CommandError(f"{folder} could not be written: {error.strerror or error}") from error
 
 
 def save_results(client: Client, job_id: str, folder: Path, form: ResultFormat) -> Path:

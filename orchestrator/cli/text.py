@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 
-from orchestrator.cli.progress import duration, phase_of
+from orchestrator.cli.progress import duration, losses_text, phase_of
 from orchestrator.lifecycle import JobStatus
 from orchestrator.views import JobView
+from workers.training_progress import TrainingProgress
 
 
 def ago(moment: float, now: float | None = None) -> str:
@@ -44,11 +45,40 @@ def tokens(job: JobView) -> str:
 
 def output(job: JobView) -> tuple[str, str]:
     """What came out of a job, as name and value: its images, or its tokens."""
+    if job.training is not None:
+        return "training", training_text(job.training)
     if job.images is None:
         return "tokens", tokens(job)
     seconds = generation_seconds(job)
     text = f"{job.images:,}"
     return "images", f"{text} · {job.images / seconds:,.1f} images/s" if seconds and job.images else text
+
+
+def training_text(training: TrainingProgress) -> str:
+    """`step 500 of 2,000 · loss 0.1234 · 310 images/s · last checkpoint at 500`."""
+    parts = [f"step {training.step:,} of {training.steps:,}", losses_text(training)]
+    if training.images_per_second:
+        parts.append(f"{training.images_per_second:,.0f} images/s")
+    if training.resumed_at:
+        parts.append(f"went on from step {training.resumed_at:,}")
+    if training.checkpoint is not None:
+        parts.append(f"last checkpoint at {training.checkpoint:,}")
+    return " · ".join(part for part in parts if part)
+
+
+def model_text(job: JobView) -> str:
+    """The model of a job: of a training the one that it makes, as a later job names it."""
+    return f"{job.model}@{job.id}" if job.kind == "train" else f"{job.model} (engine: {job.engine})"
+
+
+def training_keys(training: TrainingProgress | None) -> Iterator[tuple[str, str]]:
+    """Where in the store there is something to look at of a training, as name and value."""
+    if training is None:
+        return
+    kept = {"samples": training.samples, "losses": training.history, "events": training.events}
+    for name, key in kept.items():
+        if key is not None:
+            yield name, f"{key} in the store"
 
 
 def generation_seconds(job: JobView) -> float | None:
@@ -118,7 +148,7 @@ def describe(job: JobView, now: float | None = None) -> Iterator[tuple[str, str]
     """The lines of `nightmill show`, as name and value; `now` is in seconds since the epoch."""
     yield "id", job.id
     yield "name", job.name
-    yield "model", f"{job.model} (engine: {job.engine})"
+    yield "model", model_text(job)
     running = phase_of(job)
     yield "status", job.status.value if running == job.status.value else f"{job.status.value} · {running}"
     why = error_text(job)
@@ -135,6 +165,7 @@ def describe(job: JobView, now: float | None = None) -> Iterator[tuple[str, str]
         yield "retries", f"{job.losses:,} lost workers · {job.failures:,} failures of the engine"
     if job.trouble is not None and job.error is None:
         yield "trouble", job.trouble
+    yield from training_keys(job.training)
     yield "priority", job.priority
     yield "submitted", moment(job.created_at)
     ahead = expected(job, time.time() if now is None else now)

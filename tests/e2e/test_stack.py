@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -217,6 +218,71 @@ def test_ctrl_c_against_a_running_stack_leaves_the_job_going(nightmill: Nightmil
     assert (running.returncode, job["status"]) == (130, "in_progress")
     assert f"nightmill watch {job['id']}" in rest
     nightmill.run("down")
+
+
+def test_a_training_killed_with_9_ends_with_the_same_weights_and_is_used(tmp_path: Path) -> None:
+    nightmill = Nightmill(tmp_path / "data", {"NIGHTMILL_PREWARM": "0"})
+    store = tmp_path / "data" / "store"
+    for number in range(24):
+        folder = tmp_path / "photos" / ("dark" if number % 2 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (20, 16), 10 * number if number % 2 else 255 - number).save(folder / f"{number}.png")
+    job = tmp_path / "train.yaml"
+    spec = {
+        "kind": "train",
+        "model": "shades",
+        "data": {"folder": "photos", "width": 8, "height": 8, "colour": False},
+        "training": {
+            "family": "vae",
+            "options": {"latent": 2, "width": 8},
+            "steps": 400,
+            "batch_size": 8,
+            "log_every": 20,
+            "sample_every": 40,
+            "checkpoint_every": 40,
+        },
+    }
+    job.write_text(json.dumps(spec))
+    nightmill.run("up", "--detach", "--port", "0")
+    try:
+        submitted = nightmill.run("submit", job).strip()
+        kept = store / "jobs" / submitted / "checkpoints"
+        eventually(lambda: any(kept.glob("*/complete.json")), within=120, what="a checkpoint")
+        actors = [pid for pid, command in nightmill.processes().items() if command.startswith("ray::ModelActor")]
+        assert actors
+        for pid in actors:
+            os.kill(pid, signal.SIGKILL)
+        ended = nightmill.json("watch", submitted)
+        assert (ended["status"], ended["failures"] + ended["losses"]) == ("completed", 1)
+        assert ended["training"]["resumed_at"] >= 40
+        said = nightmill.run("run", job, "--set", "model=uninterrupted", "--out", tmp_path / "out")
+        assert "400 of 400" in said
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.jsonl", "samples.png", "losses.jsonl"}
+        [killed] = nightmill.json("results", submitted)
+        [whole] = nightmill.json("results", "last")
+        assert _weights(killed) == _weights(whole)
+
+        # And the next job names it.
+        images = {
+            "kind": "image",
+            "model": "shades",
+            "prompt": "{{ shade }}",
+            "source": {"grid": {"shade": ["dark", "light"]}},
+        }
+        job.write_text(json.dumps(images))
+        assert "2 ok" in nightmill.run("run", job, "--out", tmp_path / "pictures")
+        assert {record["model"] for record in nightmill.json("results", "last")} == {f"shades@{submitted}"}
+        assert {entry["name"] for entry in nightmill.json("models")} >= {"shades", "uninterrupted"}
+        job.write_text(json.dumps({**images, "model": "shadez"}))
+        assert "did you mean 'shades'" in nightmill.run("run", job, code=2)
+    finally:
+        nightmill.run("down")
+    nightmill.none_is_left()
+
+
+def _weights(record: dict[str, Any]) -> str:
+    [digest] = [file["sha256"] for file in record["trained"]["files"] if file["name"] == "model.safetensors"]
+    return str(digest)
 
 
 def test_a_bad_source_ends_with_2_and_names_the_line(nightmill: Nightmill, catalogue: Path) -> None:

@@ -22,7 +22,7 @@ from orchestrator.planning import default_shard_size, plan_here
 from orchestrator.spec import check_static, parse_job
 from orchestrator.spec_error import SpecError
 from orchestrator.speeds import shape_of
-from workers.contracts import WIRE_VERSION, CountRange, ImageWork, ShardTask, Work, decode, encode
+from workers.contracts import CountRange, ImageWork, ShardTask, Work, decode, encode
 from workers.screening import DenyList
 
 NOW = datetime(2031, 5, 1, 12, tzinfo=UTC)
@@ -76,7 +76,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "messages": ({"prompt": None, "messages": [{"role": "user", "content": "x"}]}, "messages is for text"),
     "an image's fields in a text": ({"kind": "text", "steps": ["upscale"]}, "steps is for images"),
     "a format of a text": ({"kind": "text", "format": "webp"}, "format is for images"),
-    "an unknown model": ({"model": "fashon-gan"}, "did you mean 'fashion-gan'"),
+    "an unknown model": ({"model": "Fashon-gan"}, "did you mean 'fashion-gan'"),
     "a text model": ({"model": "smollm2-135m"}, "writes text"),
     "an image model for a text": ({"kind": "text", "model": "fashion-gan"}, "makes images; set kind: image"),
     "a folder that is not there": ({"model": "/no/such/folder"}, "does not exist"),
@@ -138,7 +138,7 @@ def test_every_field_reaches_the_workers() -> None:
     expected |= {"provenance": False, "nsfw_threshold": 0.7, "deny": ("x y",)}
     assert {name: getattr(work.image, name) for name in expected} == expected
     task = ShardTask(job="j", shard=0, token=1, first=0, count=1, source=CountRange(start=0, count=1), work=work)
-    assert decode(encode(task), ShardTask) == msgspec.structs.replace(task, version=WIRE_VERSION)
+    assert decode(encode(task), ShardTask) == msgspec.structs.replace(task, version=3)
 
 
 def test_a_worker_of_the_version_before_never_half_reads_an_image_job() -> None:

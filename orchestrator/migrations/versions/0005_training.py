@@ -1,0 +1,19 @@
+"""How far a shard that trains a model is."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("shards", sa.Column("training", sa.Text(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("shards", "training")

@@ -1,0 +1,453 @@
+"""A training job from its submission to a model that the next job names, with the test as scheduler and worker."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from sqlalchemy import select
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from models.errors import FailureKind, ModelError
+from orchestrator import database, tables
+from orchestrator.api.app import create_app
+from orchestrator.api.services import Services
+from orchestrator.cli.text import describe
+from orchestrator.collector import Collector
+from orchestrator.dispatch import take
+from orchestrator.finalize import Finaliser
+from orchestrator.model_catalog import TrainedModels
+from orchestrator.planner import Planner
+from orchestrator.settings import Settings
+from orchestrator.training_source import packed
+from tests.support.shards import Outbox, apply, execution_id, failure, report
+from workers.contracts import Part, ShardTask, checkpoints_prefix
+from workers.engines import engine_of, open_engine
+from workers.execute import Execution
+from workers.store import ObjectStore
+from workers.trained_models import fetch_model, read_model
+
+STEPS = 12
+JOB: dict[str, Any] = {
+    "kind": "train",
+    "model": "halves",
+    "training": {
+        "family": "vae",
+        "options": {"latent": 4, "width": 8},
+        "steps": STEPS,
+        "batch_size": 8,
+        "log_every": 2,
+        "sample_every": 4,
+        "checkpoint_every": 4,
+    },
+    "seed": 3,
+}
+LATER = 10_000.0
+"""Seconds after which no backoff lasts."""
+
+
+class KilledError(Exception):
+    """In place of the end of the process."""
+
+
+class DeadlyStore:
+    """A store in which a process dies as it writes a key: before the object is there, or after."""
+
+    def __init__(self, store: ObjectStore, key_part: str, *, after: bool) -> None:
+        self._store = store
+        self._key_part = key_part
+        self._after = after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put(self, key: str, data: bytes, *, content_type: str = "") -> None:
+        if self._key_part in key and not self._after:
+            raise KilledError
+        self._store.put(key, data, content_type=content_type)
+        if self._key_part in key:
+            raise KilledError
+
+
+class Workshop:
+    """The API in this process, and everything behind it played step by step."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.services = Services.open(settings)
+        self.http = TestClient(create_app(self.services), raise_server_exceptions=False)
+        self.store = self.services.store
+        self.cache = folder / "cache"
+        self.archive = self._upload(folder / "photos")
+
+    def _upload(self, folder: Path) -> str:
+        generator = np.random.default_rng(1)
+        for side, half in (("left", slice(0, 10)), ("right", slice(10, 20))):
+            (folder / side).mkdir(parents=True)
+            for number in range(8):
+                pixels = generator.integers(0, 60, (20, 20, 3), dtype=np.uint8)
+                pixels[:, half] += 180
+                Image.fromarray(pixels).save(folder / side / f"{number}.png")
+        with packed(folder) as archive:
+            answer = self.http.put("/v1/inputs/photos.tar", content=archive.read_bytes())
+        return str(answer.json()["uri"])
+
+    def submit(self, **fields: Any) -> str:
+        data = {"folder": self.archive, "width": 8, "height": 8, "colour": False, "license": "CC0-1.0"}
+        answer = self.http.post("/v1/jobs", json={**JOB, "data": data, **fields})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.http.get(f"/v1/jobs/{job_id}").json()
+        return found
+
+    def plan(self) -> None:
+        services = self.services
+        planner = Planner(
+            services.engine,
+            services.store,
+            wake=lambda: None,
+            stop=threading.Event(),
+            clock=time.time,
+            monotonic=time.monotonic,
+        )
+        while planner.step():
+            pass
+
+    def take(self, job_id: str) -> ShardTask:
+        [task] = take(self.services.engine, job_id, 10, now=time.time() + LATER)
+        return task
+
+    def tell(self, task: ShardTask, event: str, execution: str, **fields: Any) -> None:
+        apply(self.services.engine, time.time, report(task, event, execution, **fields))
+
+    def start(self, task: ShardTask, store: ObjectStore | None = None) -> Execution:
+        execution = execution_id()
+        self.tell(task, "started", execution)
+        run = Execution(task, execution, store or self.store, cache_dir=self.cache)
+        run.granted.set()
+        return run
+
+    def run(self, run: Execution) -> Part:
+        """What an actor does with a shard."""
+        return asyncio.run(self._run(run, lambda: False))
+
+    async def _run(self, run: Execution, stop: Callable[[], bool]) -> Part:
+        work = run.task.work
+        backend = open_engine(work.model, engine_of(work), self.cache, self.store)
+        info = await backend.load()
+        running = asyncio.create_task(run.run(backend, info))
+        try:
+            told = False
+            while not running.done():
+                if not told and stop():
+                    told = running.cancel()
+                await asyncio.wait([running], timeout=0.002)
+            return await running
+        finally:
+            await backend.close()
+
+    def stop(self, run: Execution, step: int) -> None:
+        """Run until a step is made, and stop it as an actor is told to."""
+
+        def reached() -> bool:
+            training = run.progress().training
+            return training is not None and training.step >= step
+
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(self._run(run, reached))
+
+    def finish(self, run: Execution, part: Part) -> None:
+        execution = part.key.rpartition("-")[2].removesuffix(".jsonl")
+        training = run.progress().training
+        self.tell(run.task, "finished", execution, part=part, counts=part.counts, training=training)
+        Finaliser(self.services.engine, self.store, Outbox(), clock=time.time).step()
+
+    def train(self, **fields: Any) -> str:
+        """A whole job; its id."""
+        job_id = self.submit(**fields)
+        self.plan()
+        run = self.start(self.take(job_id))
+        self.finish(run, self.run(run))
+        assert self.job(job_id)["status"] == "completed"
+        return job_id
+
+    def record(self, job_id: str) -> dict[str, Any]:
+        [found] = self.http.get(f"/v1/jobs/{job_id}/results").json()["data"]
+        return dict(found)
+
+    def weights(self, job_id: str) -> str:
+        """Digest of the weights that a job has made."""
+        [digest] = [
+            file["sha256"] for file in self.record(job_id)["trained"]["files"] if file["name"] == "model.safetensors"
+        ]
+        return str(digest)
+
+    def error(self, **job: Any) -> tuple[int, str, str]:
+        answer = self.http.post("/v1/jobs", json=job)
+        body = answer.json()["error"]
+        return answer.status_code, body["param"], body["message"]
+
+
+@pytest.fixture
+def workshop(sqlite_url: str, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Workshop]:
+    settings = Settings(database_url=sqlite_url, store_url=store_url, redis_url=redis_url)
+    made = Workshop(settings, tmp_path)
+    with made.http:
+        yield made
+
+
+def image_job(model: str, **fields: Any) -> dict[str, Any]:
+    source = {"grid": {"side": ["left", "right"]}}
+    return {"kind": "image", "model": model, "prompt": "{{ side }}", "source": source, **fields}
+
+
+def test_a_folder_becomes_a_model_that_the_next_job_names(workshop: Workshop, tmp_path: Path) -> None:
+    job_id = workshop.train()
+    job = workshop.job(job_id)
+    training = job["training"]
+    assert (training["step"], training["steps"], training["checkpoint"]) == (STEPS, STEPS, STEPS)
+    assert training["images_per_second"] > 0
+    shown = dict(describe_of(workshop, job_id))
+    assert f"step {STEPS} of {STEPS}" in shown["training"]
+    assert shown["model"] == f"halves@{job_id}"
+
+    record = workshop.record(job_id)
+    trained = record["trained"]
+    assert (record["status"], record["model"]) == ("ok", f"halves@{job_id}")
+    assert (trained["classes"], trained["images"], trained["finished"]) == (["left", "right"], 16, True)
+    assert {file["name"] for file in trained["files"]} == {
+        "model.safetensors",
+        "config.json",
+        "README.md",
+        "samples.png",
+    }
+    model = read_model(workshop.store, "halves", job_id)
+    assert model is not None
+    folder = fetch_model(workshop.store, "halves", job_id, tmp_path / "other-cache")
+    card = (folder / "README.md").read_text()
+    assert "CC0-1.0" in card
+    assert "the folder photos: 16 images" in card
+    assert str(tmp_path) not in card
+
+    # What there was to look at meanwhile.
+    samples = workshop.http.get(f"/v1/jobs/{job_id}/training/samples")
+    assert samples.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(samples.content)) as picture:
+        assert picture.size == (16, 40)
+    losses = workshop.http.get(f"/v1/jobs/{job_id}/training/losses").text.splitlines()
+    assert [orjson.loads(line)["step"] for line in losses] == [2, 4, 6, 8, 10, 12]
+    assert events_of(workshop, training["events"], tmp_path) == [2, 4, 6, 8, 10, 12]
+
+    # The next job.
+    listed = {entry["id"]: entry for entry in workshop.http.get("/v1/models").json()["data"]}
+    assert (listed["halves"]["version"], listed["halves"]["classes"]) == (job_id, ["left", "right"])
+    answer = workshop.http.post("/v1/jobs", json=image_job("halves", n=2))
+    assert answer.status_code == 200, answer.text
+    pictures = answer.json()["id"]
+    workshop.plan()
+    task = workshop.take(pictures)
+    assert task.work.model == f"halves@{job_id}"
+    run = workshop.start(task)
+    workshop.finish(run, workshop.run(run))
+    records = workshop.http.get(f"/v1/jobs/{pictures}/results").json()["data"]
+    assert [len(found["images"]) for found in records] == [2, 2]
+    assert {found["reproducible"] for found in records} == {"exact"}
+    assert records[0]["images"][0]["width"] == 8
+
+
+def describe_of(workshop: Workshop, job_id: str) -> Iterator[tuple[str, str]]:
+    return describe(workshop.services.jobs.get(job_id))
+
+
+def events_of(workshop: Workshop, key: str, folder: Path) -> list[int]:
+    (folder / "events").mkdir()
+    (folder / "events" / key.rpartition("/")[2]).write_bytes(workshop.store.get(key))
+    events = EventAccumulator(str(folder / "events"))
+    events.Reload()
+    return [scalar.step for scalar in events.Scalars("loss/loss")]
+
+
+@pytest.mark.parametrize(
+    ("key", "after", "resumed"),
+    [
+        ("000000008-{execution}/complete.json", False, 4),
+        ("000000008-{execution}/complete.json", True, 8),
+        ("models/halves", False, 12),
+    ],
+)
+def test_a_training_that_was_killed_ends_with_the_same_weights(
+    workshop: Workshop, key: str, after: bool, resumed: int
+) -> None:
+    job_id = workshop.submit()
+    workshop.plan()
+    task = workshop.take(job_id)
+    execution = execution_id()
+    workshop.tell(task, "started", execution)
+    deadly = DeadlyStore(workshop.store, key.format(execution=execution), after=after)
+    run = Execution(task, execution, deadly, cache_dir=workshop.cache)
+    run.granted.set()
+    with pytest.raises(KilledError):
+        workshop.run(run)
+    workshop.tell(task, "failed", execution, failure=failure(FailureKind.ENGINE, "actor_lost"))
+
+    again = workshop.start(workshop.take(job_id))
+    workshop.finish(again, workshop.run(again))
+    record = workshop.record(job_id)
+    assert record["training"].get("resumed_at", 0) == resumed
+    assert workshop.weights(job_id) == workshop.weights(workshop.train(model="uninterrupted"))
+    # The losses are those of one training, whoever made the steps.
+    losses = workshop.http.get(f"/v1/jobs/{job_id}/training/losses").text.splitlines()
+    assert [orjson.loads(line)["step"] for line in losses] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_training_that_is_stopped_keeps_the_step_that_it_was_at(workshop: Workshop) -> None:
+    steps = {"steps": 24, "checkpoint_every": 1000}
+    job_id = workshop.submit(training={**JOB["training"], **steps})
+    workshop.plan()
+    task = workshop.take(job_id)
+    run = workshop.start(task)
+    workshop.stop(run, 3)
+    stopped = run.progress().training
+    assert stopped is not None
+    assert stopped.checkpoint is not None
+    assert 3 <= stopped.checkpoint < 24
+    execution = stopped.history.split("/")[3] if stopped.history else ""
+    workshop.tell(task, "handed_back", execution, training=stopped)
+    again = workshop.start(workshop.take(job_id))
+    workshop.finish(again, workshop.run(again))
+    assert workshop.record(job_id)["training"]["resumed_at"] == stopped.checkpoint
+    assert workshop.weights(job_id) == workshop.weights(
+        workshop.train(model="uninterrupted", training={**JOB["training"], **steps})
+    )
+    assert list((workshop.cache / "training").iterdir()) == []
+
+
+def test_a_stale_execution_changes_nothing(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    workshop.plan()
+    task = workshop.take(job_id)
+    stale = workshop.start(task)
+    [name] = executions(workshop, job_id)
+    workshop.tell(task, "failed", name, failure=failure(FailureKind.ENGINE, "actor_lost"))
+    run = workshop.start(workshop.take(job_id))
+    workshop.finish(run, workshop.run(run))
+    before = objects(workshop, f"models/halves/{job_id}/")
+    late = workshop.run(stale)
+    workshop.finish(stale, late)
+    after = objects(workshop, f"models/halves/{job_id}/")
+    assert before.items() <= after.items()
+    model = read_model(workshop.store, "halves", job_id)
+    assert model is not None
+    assert name not in model.files[0].key
+
+    # An hour later what it left is gone, and so are the checkpoints. The model outlives its job.
+    swept = Collector(
+        workshop.services.engine, workshop.store, lease_seconds=60, retention_days=0, clock=lambda: time.time() + LATER
+    )
+    assert swept.step() > 0
+    assert objects(workshop, f"models/halves/{job_id}/") == before
+    assert objects(workshop, checkpoints_prefix(job_id)) == {}
+    removed = Collector(
+        workshop.services.engine, workshop.store, lease_seconds=60, retention_days=1, clock=lambda: time.time() + 1e6
+    )
+    removed.step()
+    assert objects(workshop, f"jobs/{job_id}/") == {}
+    assert TrainedModels(workshop.services.engine, workshop.store).find("halves").version == job_id
+
+
+def executions(workshop: Workshop, job_id: str) -> list[str]:
+    with database.reading(workshop.services.engine) as connection:
+        return list(connection.scalars(select(tables.Execution.id).where(tables.Execution.job_id == job_id)))
+
+
+def objects(workshop: Workshop, prefix: str) -> dict[str, bytes]:
+    return {key: workshop.store.get(key) for key in workshop.store.list(prefix)}
+
+
+def test_a_version_stays_whatever_is_trained_later(workshop: Workshop) -> None:
+    first = workshop.train()
+    pictures = workshop.http.post("/v1/jobs", json=image_job("halves")).json()["id"]
+    workshop.plan()
+    second = workshop.train(seed=4)
+    assert workshop.take(pictures).work.model == f"halves@{first}"
+    newest = workshop.http.post("/v1/jobs", json=image_job("halves")).json()["id"]
+    old = workshop.http.post("/v1/jobs", json=image_job(f"halves@{first}")).json()["id"]
+    workshop.plan()
+    assert workshop.take(newest).work.model == f"halves@{second}"
+    assert workshop.take(old).work.model == f"halves@{first}"
+    assert workshop.error(**image_job("halves@01NONE")) == (
+        400,
+        "model",
+        f"model: the model 'halves' has no version '01NONE'; its newest is halves@{second}",
+    )
+    assert "did you mean 'halves'" in workshop.error(**image_job("halvse"))[2]
+
+
+def test_a_model_that_was_damaged_is_not_served(workshop: Workshop, tmp_path: Path) -> None:
+    job_id = workshop.train()
+    model = read_model(workshop.store, "halves", job_id)
+    assert model is not None
+    folder = fetch_model(workshop.store, "halves", job_id, tmp_path / "cache2")
+    (folder / "model.safetensors").write_bytes(b"a disk that lost something")
+    again = fetch_model(workshop.store, "halves", job_id, tmp_path / "cache2")
+    assert (again / "model.safetensors").stat().st_size == next(
+        file.bytes for file in model.files if file.name == "model.safetensors"
+    )
+    assert [path.name for path in folder.parent.iterdir()] == [job_id]
+    workshop.store.put(model.files[0].key, b"something else")
+    with pytest.raises(ModelError) as caught:
+        fetch_model(workshop.store, "halves", job_id, tmp_path / "cache3")
+    assert caught.value.code == "weights_damaged"
+
+
+def test_time_is_counted_over_all_executions(workshop: Workshop) -> None:
+    job_id = workshop.train(training={**JOB["training"], "steps": 1_000_000, "budget": "1s"})
+    trained = workshop.record(job_id)["trained"]
+    assert not trained["finished"]
+    assert 1 <= trained["step"] < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("data", "param", "says"),
+    [
+        ({"folder": "/etc"}, "data.folder", "cannot read"),
+        ({"folder": "nightmill://jobs/x.tar"}, "data.folder", "is not read"),
+        ({"folder": "file:///etc"}, "data.folder", "is not read"),
+    ],
+)
+def test_a_client_cannot_read_a_worker_s_disk(workshop: Workshop, data: dict[str, Any], param: str, says: str) -> None:
+    status, named, message = workshop.error(**{**JOB, "data": data})
+    assert (status, named) == (400, param)
+    assert says in message
+
+
+def test_images_that_are_not_there_fail_the_job_before_it_runs(workshop: Workshop) -> None:
+    job_id = workshop.submit(data={"folder": "nightmill://inputs/01NONE/photos.tar"})
+    workshop.plan()
+    job = workshop.job(job_id)
+    assert (job["status"], job["error"]["param"]) == ("failed", "data.folder")
+
+
+def test_a_batch_of_more_images_than_there_are_is_the_job_s_error(workshop: Workshop) -> None:
+    job_id = workshop.submit(training={"family": "vae", "batch_size": 64})
+    workshop.plan()
+    with pytest.raises(ModelError, match="16 images") as caught:
+        workshop.run(workshop.start(workshop.take(job_id)))
+    assert caught.value.kind is FailureKind.MODEL
+
+
+def test_a_job_that_trains_nothing_has_no_samples(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    answer = workshop.http.get(f"/v1/jobs/{job_id}/training/samples")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_training")

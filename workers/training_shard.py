@@ -1,0 +1,191 @@
+"""One execution of a training job: its data fetched, its model trained, its files stored, its record made.
+
+It begins only once it owns the shard, so what it keeps is never that of an execution which nobody granted. Whatever it
+writes has its own id in the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Literal, TypeAlias
+
+import psutil
+from msgspec import UNSET
+
+from models.training_run import TrainedFiles, TrainingBackend, TrainingData, TrainingRequest
+from workers.checkpoints import StoredCheckpoints, earlier_executions
+from workers.contracts import Counts, ShardTask, TrainWork
+from workers.records import Record, encode_record
+from workers.store import ObjectStore
+from workers.trained_models import CONTENT_TYPES, ModelFile, TrainedModel, execution_folder
+from workers.training_data import fetch_images
+from workers.training_place import StoredTraining
+from workers.training_progress import TrainingProgress
+
+FETCH_END_SECONDS = 10.0
+"""How long a download that is to end may take for its last file."""
+Phase: TypeAlias = Literal["loading", "reading", "generating", "writing"]
+Write = Callable[[str, bytes, str], Awaitable[None]]
+"""Stores bytes under a key with a content type, and tries again while the store is away."""
+
+
+class TrainingShard:
+    """One execution's training.
+
+    Args:
+        task: The shard, of a job with `work.train`.
+        work: That.
+        execution: Its own id.
+        store: Nightmill's own.
+        cache_dir: Where the images are unpacked; None for the system's folder for such things.
+        granted: Set once this execution owns the shard.
+        write: Stores an object.
+        enter: Told of each phase.
+    """
+
+    def __init__(
+        self,
+        task: ShardTask,
+        work: TrainWork,
+        execution: str,
+        store: ObjectStore,
+        *,
+        cache_dir: Path | None,
+        granted: asyncio.Event,
+        write: Write,
+        enter: Callable[[Phase], None],
+    ) -> None:
+        self.counts = Counts()
+        self._task = task
+        self._work = work
+        self._execution = execution
+        self._store = store
+        self._home = (cache_dir or Path(tempfile.gettempdir())) / "training"
+        self._granted = granted
+        self._write = write
+        self._enter = enter
+        self._place: StoredTraining | None = None
+
+    @property
+    def progress(self) -> TrainingProgress | None:
+        """How far it is; None before its first step."""
+        return None if self._place is None else self._place.progress
+
+    async def run(self, backend: TrainingBackend) -> bytes:
+        """Train, and return the one line of the part.
+
+        Raises:
+            ModelError: the data cannot be used, or the training failed.
+            StoreError: the store failed.
+        """
+        await self._granted.wait()
+        with scratch(self._home, self._execution) as folder:
+            images = folder / (PurePath(self._work.name).name or "images")
+            digest = await self._fetch(images)
+            self._enter("generating")
+            checkpoints = StoredCheckpoints(
+                self._store,
+                self._task.job,
+                self._execution,
+                earlier=earlier_executions(self._task.earlier),
+                data=digest,
+            )
+            events = folder / "events"
+            place = StoredTraining(self._store, self._task.job, self._execution, checkpoints, events)
+            self._place = place
+            trained = await backend.train(self._request(images, events), place)
+            await asyncio.to_thread(place.finish)
+        self._enter("writing")
+        record = self._record(trained, await self._files(trained))
+        self.counts = Counts(ok=1)
+        return encode_record(record) + b"\n"
+
+    async def _fetch(self, folder: Path) -> str:
+        stop = threading.Event()
+        fetching = asyncio.ensure_future(asyncio.to_thread(fetch_images, self._work, self._store, folder, stop))
+        try:
+            return await asyncio.shield(fetching)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait([fetching], timeout=FETCH_END_SECONDS)
+            if fetching.done() and not fetching.cancelled():
+                fetching.exception()  # that it was stopped is known
+            raise
+
+    def _request(self, images: Path, events: Path) -> TrainingRequest:
+        work = self._work
+        data = TrainingData(
+            folder=None if work.uri is None else images,
+            dataset=work.dataset,
+            name=work.name,
+            height=work.height,
+            width=work.width,
+            grey=work.grey,
+            license=work.license,
+        )
+        return TrainingRequest(
+            model=self._task.work.model, settings=work.parsed_settings(), data=data, event_folder=events
+        )
+
+    async def _files(self, trained: TrainedFiles) -> tuple[ModelFile, ...]:
+        folder = execution_folder(self._task.work.model, self._task.job, self._execution)
+        files = []
+        for name, content in trained.files.items():
+            key = folder + name
+            await self._write(key, content, CONTENT_TYPES[PurePath(name).suffix])
+            digest = hashlib.sha256(content).hexdigest()
+            files.append(ModelFile(name=name, key=key, bytes=len(content), sha256=digest))
+        return tuple(files)
+
+    def _record(self, trained: TrainedFiles, files: tuple[ModelFile, ...]) -> Record:
+        model = TrainedModel(
+            name=self._task.work.model,
+            version=self._task.job,
+            family=trained.family,
+            width=trained.width,
+            height=trained.height,
+            channels=trained.channels,
+            classes=tuple(trained.classes),
+            trained_at=time.time(),
+            source=trained.source,
+            license=trained.license,
+            images=trained.images,
+            step=trained.step,
+            finished=trained.finished,
+            losses=dict(trained.losses),
+            seconds=trained.seconds,
+            files=files,
+        )
+        return Record(
+            index=self._task.first,
+            status="ok",
+            model=model.id,
+            seed=self._task.work.seed,
+            trained=model,
+            training=UNSET if self.progress is None else self.progress,
+        )
+
+
+@contextmanager
+def scratch(home: Path, execution: str) -> Iterator[Path]:
+    """A folder for one execution; those of processes that were killed are removed on the way."""
+    home.mkdir(parents=True, exist_ok=True)
+    for left in home.iterdir():
+        owner = left.name.partition("-")[0]
+        if owner.isdecimal() and int(owner) != os.getpid() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)  # another process may be at it, too
+    folder = home / f"{os.getpid()}-{execution}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # a thread that hangs may still write to it
