@@ -36,6 +36,7 @@ async def start(folder: Path) -> Engine:
     """Load a model into a new engine.
 
     Raises:
+        ModelError: kind ENGINE, a process of the engine died.
         Exception: whatever vLLM raises on a model that it cannot load.
     """
     before = {child.pid for child in psutil.Process().children(recursive=True)}
@@ -47,7 +48,13 @@ async def start(folder: Path) -> Engine:
         signs.append(Signs(config, engine_index))
         return signs[-1]
 
-    engine = AsyncLLM.from_vllm_config(config, stat_loggers=[watch], disable_log_stats=False)
+    try:
+        engine = AsyncLLM.from_vllm_config(config, stat_loggers=[watch], disable_log_stats=False)
+    except RuntimeError as error:
+        # One of its processes ended while it loaded: killed, or for want of memory. What it died of, it has not told.
+        raise ModelError(
+            FailureKind.ENGINE, "engine_died", f"vLLM's engine died while it loaded: {first_line(error)}"
+        ) from error
     children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
     return AsyncEngine(engine, children, signs[0])
 
