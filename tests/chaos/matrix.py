@@ -49,7 +49,11 @@ def _faults() -> Iterator[Fault]:
     yield Fault("memory-short", process_faults.memory_short, scenarios=1)
 
     yield Fault(
-        "poison-crash", item_faults.wait, workload=item_faults.poisoned("crash_on", 1), demand=item_faults.few_restarts
+        "poison-crash",
+        item_faults.wait,
+        workload=item_faults.poisoned("crash_on", 1),
+        demand=item_faults.few_restarts,
+        scenarios=1,  # its demand counts in the log of the stack
     )
     yield Fault(
         "poison-hang",
@@ -57,6 +61,7 @@ def _faults() -> Iterator[Fault]:
         workload=item_faults.poisoned("hang_on", 1),
         demand=item_faults.few_restarts,
         within=180.0,
+        scenarios=1,  # its demand counts in the log of the stack
     )
     yield Fault(
         "poison-three",
@@ -64,6 +69,7 @@ def _faults() -> Iterator[Fault]:
         workload=item_faults.poisoned("crash_on", 3),
         demand=item_faults.few_restarts,
         within=180.0,
+        scenarios=1,  # its demand counts in the log of the stack
     )
 
     yield Fault("redis-restarted", redis_faults.restart)
