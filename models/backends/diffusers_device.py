@@ -13,7 +13,7 @@ Offload: TypeAlias = Literal["none", "model", "layers"]
 GPU_MAX_BATCH = 32
 """Beyond it a GPU gains nothing, and each picture waits longer for its batch."""
 CPU_MAX_BATCH = 8
-"""On a processor 4 pictures take 0.8 of the time that they take one by one, 8 take 0.75, and more gain nothing."""
+"""On a processor a larger batch seemed to gain nothing, measured beside other work."""
 PICTURE_BYTES = {"cuda": 4 << 10, "cpu": 16 << 10}
 """Memory of one pixel of a picture while its batch is painted: a first guess, on the safe side."""
 FILL = 0.85
@@ -28,7 +28,7 @@ def device() -> str:
 def precision(where: str) -> torch.dtype:
     """The type to compute in: bfloat16 where the device multiplies it, else float16 on a GPU, float32 on a processor.
 
-    On a processor with AVX-512 BF16, bfloat16 takes 0.6 of float32's time; without it, several times as much.
+    On a processor with AVX-512 BF16, bfloat16 took 0.6 of float32's time (measured beside other work).
     """
     if where == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
