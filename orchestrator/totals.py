@@ -87,7 +87,7 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             failures=self.failures + other.failures,
             trouble=self.trouble or other.trouble,
             started_at=min(starts, default=None),
-            load=self.load + other.load,
+            load=max(self.load, other.load),
             read=self.read + other.read,
             generate=self.generate + other.generate,
             write=self.write + other.write,

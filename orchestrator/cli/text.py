@@ -98,8 +98,8 @@ def training_keys(training: TrainingProgress | None) -> Iterator[tuple[str, str]
 def generation_seconds(job: JobView) -> float | None:
     """Wall time from the moment that the model was there; None before the job has ended."""
     timings = job.timings
-    if timings.wall is None or timings.queued is None:
-        return None
+    if timings.wall is None or timings.queued is None or job.nodes:
+        return None  # a flow loads its models one after the other, in between
     return max(0.0, timings.wall - timings.queued - timings.load)
 
 
