@@ -200,7 +200,7 @@ class ImageShard:
         stored = await asyncio.gather(
             *(self._keep_one(result.index, k, image, found) for k, (image, found) in enumerate(pictures))
         )
-        self._items.settle(result.index, stored)
+        self._items.settle(result.index, stored, result.images[0].settings)
 
     async def _keep_one(self, index: int, k: int, image: Image, scores: dict[str, float]) -> StoredImage:
         work = self._work
