@@ -13,7 +13,7 @@ During an upgrade, processes of two versions work side by side, so both must get
 
 Version 1 is the first. Version 2 adds `skip` and `alone` to ShardTask: who overlooks them reads other rows, or takes
 other shards down with its engine. Version 3 adds `image` to Work: who overlooks it answers with text. Version 4 adds
-`train` to Work, and `training` to ShardReport.
+`train` to Work, and `training` to ShardReport. Version 5 adds `deny` to Work: who overlooks it makes what is forbidden.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 4
+WIRE_VERSION = 5
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -179,6 +179,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a job that makes images; `messages`, `sampling` and `schema` then say nothing."""
     train: TrainWork | None = None
     """Of a job that trains a model: its one item, which has no row to speak of."""
+    deny: tuple[str, ...] = ()
+    """Words and phrases that the service lets no prompt of this tenant hold, whatever the job says."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -322,6 +324,8 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
         return 1 if message.training is None else 4
     if not isinstance(message, ShardTask):
         return 1
+    if message.work.deny:
+        return 5
     if message.work.train is not None:
         return 4
     if message.work.image is not None:

@@ -95,10 +95,13 @@ class ImageItems(ShardItems):
         image, again = self.image, self.image.replay
         prompt, negative = (message.content for message in self._template.render(values))
         denied = self._deny.find(prompt)
-        if denied is not None:
-            self.fail(
-                index, ItemError("prompt_denied", f"the prompt holds {denied!r}, which the job's deny-list names")
-            )
+        refused = (
+            self._refused(prompt)
+            if denied is None
+            else ItemError("prompt_denied", f"the prompt holds {denied!r}, which the job's deny-list names")
+        )
+        if refused is not None:
+            self.fail(index, refused)
             return
         self._prompts[index] = prompt
         self.asks.append(

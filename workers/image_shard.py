@@ -190,8 +190,7 @@ class ImageShard:
                 which = f"image {k}" if len(scores) > 1 else "the image"
                 return ItemError(
                     "content_filtered",
-                    f"{which} was given {worst:.2f} by the classifier, and safety.threshold is {limit:g}; nothing of "
-                    "it was kept",
+                    f"{which} was given {worst:.2f} by the classifier, and from {limit:g} on nothing of it is kept",
                 )
         return None
 
