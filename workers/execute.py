@@ -32,7 +32,7 @@ from workers.contracts import (
     partial_key,
 )
 from workers.image_items import ImageItems
-from workers.image_shard import ImageShard
+from workers.image_shard import ImageShard, OpenCredentials
 from workers.records import BrokenPartError, describe_part, earlier_records, read_part
 from workers.screening import Screen
 from workers.sources import read_rows
@@ -90,6 +90,7 @@ class Execution:
         sleep: Waits for so many seconds.
         between: A random number between two; it spreads the pauses of workers whose store went away together.
         screen: Looks at images for those jobs that ask for it.
+        credentials: Opens what images are signed with, where they are.
         cache_dir: Where a training unpacks its images.
     """
 
@@ -103,6 +104,7 @@ class Execution:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         between: Callable[[float, float], float] = random.uniform,
         screen: Screen | None = None,
+        credentials: OpenCredentials | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         self.task = task
@@ -115,6 +117,7 @@ class Execution:
         self._sleep = sleep
         self._between = between
         self._screen = screen
+        self._credentials = credentials
         self._execution = execution
         self._cache_dir = cache_dir
         self._phase: Phase = "loading"
@@ -152,6 +155,7 @@ class Execution:
         Raises:
             StoreError: the store failed.
             ModelError: the engine failed.
+            CredentialsError: images are to be signed, and cannot be.
         """
         self._enter("reading")
         adopted = await self._patiently(self._earlier_part, "its earlier parts are looked for")
@@ -211,6 +215,7 @@ class Execution:
             ask=self._patiently,
             granted=self.granted,
             screen=self._screen,
+            credentials=self._credentials,
             options=self.task.work.parsed_options(),
         )
 

@@ -89,6 +89,7 @@ class ImageItems(ShardItems):
             job=self._task.job if again is None else again.job,
             index=index if again is None else again.index,
             image=k if again is None else again.image,
+            first_step=self.image.steps[0],
         )
 
     def _ask(self, index: int, values: Row) -> None:

@@ -36,6 +36,8 @@ class StoredImage(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """How many pictures were made in the batch that it was made in."""
     place: int = 0
     """At which place in that batch, from 0."""
+    unsigned_sha256: str | UnsetType = UNSET
+    """Of a file with Content Credentials: the digest that it had before it was signed, which is the same each time."""
     safety: dict[str, float] | UnsetType = UNSET
     """What the classifiers said of it, from 0 to 1, where they were asked."""
 
