@@ -40,6 +40,7 @@ from workers.store import ChangedObjectError, MissingObjectError, ObjectStore, S
 from workers.text_items import TextItems
 from workers.training_progress import TrainingProgress
 from workers.training_shard import TrainingShard
+from workers.upstream import read_upstream
 
 logger = logging.getLogger(__name__)
 STORE_SECONDS = 90.0
@@ -258,7 +259,8 @@ class Execution:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
         kind = TextItems if self.task.work.image is None else ImageItems
-        return kind(self.task, info, read_rows(self.task.source, self._store), earlier)
+        rows, upstream = read_rows(self.task.source, self._store), read_upstream(self.task, self._store)
+        return kind(self.task, info, rows, earlier, upstream)
 
 
 async def _answer(items: TextItems, backend: Backend) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
@@ -137,3 +138,8 @@ def test_it_holds_for_every_message_of_a_text_job() -> None:
     items = TextItems(task(work, 2), INFO, rows, {})
     assert [request.index for request in items.requests] == [0]
     assert items.counts.failed == 1
+
+
+def test_of_two_new_things_in_a_shard_the_newer_says_which_version_it_is() -> None:
+    work = msgspec.structs.replace(restrict(image_work(), Safety(deny=("weapon",))), upstream=("captions",))
+    assert b'"version":6' in encode(task(work)).encode()
