@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, or_
 from orchestrator import database, endings, guards
 from orchestrator.fairness import FairQueue, Offer, standing
 from orchestrator.lifecycle import LONGEST_BACKOFF, SHARD_OUTSTANDING, JobStatus, ShardStatus
+from orchestrator.safety_policy import NO_POLICY, SafetyPolicy, restrict
 from orchestrator.speeds import (
     COLUMNS,
     RECUT_FACTOR,
@@ -87,6 +88,7 @@ class Dispatcher:
         window: Shards of one model that may be outstanding.
         clock: Seconds since the epoch.
         weights: Of tenants; 1 where none is given.
+        policy: What no job may make.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Dispatcher:
         window: int,
         clock: Callable[[], float],
         weights: Mapping[str, float] | None = None,
+        policy: SafetyPolicy = NO_POLICY,
     ) -> None:
         self._engine = engine
         self._shards = shards
@@ -105,6 +108,7 @@ class Dispatcher:
         self._window = window
         self._clock = clock
         self._queue = FairQueue(weights)
+        self._policy = policy
         self._charges: dict[tuple[str, int, int], _Charge] = {}
 
     def step(self) -> int:
@@ -175,7 +179,7 @@ class Dispatcher:
     def _take(self, candidate: Candidate, count: int) -> Sequence[ShardTask]:
         """Take shards of a job, and correct what was charged for them by how large they are."""
         offer, speed = candidate.offer, candidate.speed
-        tasks = take(self._engine, offer.job, count, now=self._clock(), per_item=speed.per_item)
+        tasks = take(self._engine, offer.job, count, now=self._clock(), per_item=speed.per_item, policy=self._policy)
         total = 0.0
         for task in tasks:
             seconds = speed.engine_seconds(task.count) or UNKNOWN_SECONDS
@@ -298,7 +302,15 @@ def charged_shards(job_id: str, numbers: Sequence[int]) -> Select[int, int, str,
     )
 
 
-def take(engine: Engine, job_id: str, limit: int, *, now: float, per_item: float | None = None) -> Sequence[ShardTask]:
+def take(
+    engine: Engine,
+    job_id: str,
+    limit: int,
+    *,
+    now: float,
+    per_item: float | None = None,
+    policy: SafetyPolicy = NO_POLICY,
+) -> Sequence[ShardTask]:
     """Mark at most `limit` queued shards of a job dispatched, in order; the messages to publish once this returns.
 
     Args:
@@ -308,6 +320,7 @@ def take(engine: Engine, job_id: str, limit: int, *, now: float, per_item: float
         now: Seconds since the epoch.
         per_item: Seconds of a shard, as shards run, for an item, where it is known. A shard that would take much too
             long is cut, and only its first piece is offered now.
+        policy: What no job may make.
     """
 
     def work(connection: Connection) -> Sequence[ShardTask]:
@@ -339,7 +352,7 @@ def take(engine: Engine, job_id: str, limit: int, *, now: float, per_item: float
             Shard.number.in_(numbers),
             values={"token": Shard.token + 1, "sequence": 0},
         )
-        return tasks(connection, job_id, numbers)
+        return tasks(connection, job_id, numbers, policy)
 
     return database.write(engine, work)
 
@@ -368,10 +381,11 @@ def _next(job_id: str, now: float) -> Select[int, int, int]:
     )
 
 
-def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequence[ShardTask]:
-    """The messages of shards that are dispatched, by their present token."""
-    job = connection.execute(select(Job.work, Job.flow).where(Job.id == job_id)).one()
-    decoded = _works.decode(job.work or "")  # no shard is dispatched before its job is planned
+def tasks(connection: Connection, job_id: str, numbers: Sequence[int], policy: SafetyPolicy) -> Sequence[ShardTask]:
+    """The messages of shards that are dispatched, by their present token, held to the policy as it is now."""
+    job = connection.execute(select(Job.work, Job.tenant, Job.flow).where(Job.id == job_id)).one()
+    # No shard is dispatched before its job is planned.
+    work = restrict(_works.decode(job.work or ""), policy.rules(job.tenant))
     rows = connection.execute(
         select(
             Shard.number,
@@ -389,7 +403,7 @@ def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequen
     ).all()
     settled = {row.number: row.settled_token for row in rows if row.token > 1}
     earlier = _earlier(connection, job_id, settled)
-    upstream = UpstreamParts(connection, job.flow, decoded.upstream)
+    upstream = UpstreamParts(connection, job.flow, work.upstream)
     return [
         ShardTask(
             job=job_id,
@@ -400,7 +414,7 @@ def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequen
             source=_sources.decode(row.source),
             skip=row.skip,
             alone=row.alone,
-            work=decoded,
+            work=work,
             earlier=tuple(earlier.get(row.number, ())),
             carry_from=row.carry_from,
             upstream=upstream.of(row.first, row.items),

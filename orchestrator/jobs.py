@@ -130,6 +130,18 @@ class Jobs:
         with database.reading(self.engine) as connection:
             return _view(connection, job_id)
 
+    def tenant(self, job_id: str) -> str:
+        """Whose a job is.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        with database.reading(self.engine) as connection:
+            found = connection.scalar(select(Job.tenant).where(Job.id == job_id))
+        if found is None:
+            raise UnknownJobError(job_id)
+        return found
+
     def generation(self, job_id: str) -> int:
         """What grows with every change of a job's status.
 

@@ -1,13 +1,14 @@
-"""A job that makes one image of another job again: same row, same seed, same batch shape, same words in its file."""
+"""A job that makes one image of another job again: same row, seed, settings, batch shape, and words in its file."""
 
 from __future__ import annotations
 
 import msgspec
 from sqlalchemy import select
 
+from models.images import ImageSettings
 from orchestrator import database
 from orchestrator.image_spec import METADATA, ReplayOf
-from orchestrator.job_images import UnknownImageError, read_record
+from orchestrator.job_images import ImageRecord, UnknownImageError, read_record
 from orchestrator.jobs import ConflictError, Jobs
 from orchestrator.results import shards_from
 from orchestrator.spec import JobSpec, Source
@@ -44,6 +45,7 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
         update={
             "model": _model(jobs, job_id),
             "name": f"{spec.name} (replay of item {index})"[:200],
+            "image": _settings(record) or spec.image,
             "source": Source(items=[_row(store, jobs, job_id, index)]),
             "keep": (),
             "n": 1,
@@ -62,6 +64,11 @@ def _model(jobs: Jobs, job_id: str) -> str:
     with database.reading(jobs.engine) as connection:
         text = connection.execute(select(Job.work).where(Job.id == job_id)).scalar() or ""
     return _works.decode(text).model
+
+
+def _settings(record: ImageRecord) -> ImageSettings | None:
+    """What the images of an item were made with: the engine may choose otherwise by now."""
+    return ImageSettings.model_validate(record.settings) if record.steps else None
 
 
 def _row(store: ObjectStore, jobs: Jobs, job_id: str, index: int) -> Row:

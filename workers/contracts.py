@@ -13,8 +13,8 @@ During an upgrade, processes of two versions work side by side, so both must get
 
 Version 1 is the first. Version 2 adds `skip` and `alone` to ShardTask: who overlooks them reads other rows, or takes
 other shards down with its engine. Version 3 adds `image` to Work: who overlooks it answers with text. Version 4 adds
-`train` to Work, and `training` to ShardReport. Version 6 adds `upstream` to Work and ShardTask: who overlooks it
-renders templates without what an earlier node made.
+`train` to Work, and `training` to ShardReport. Version 5 adds `deny` to Work: who overlooks it makes what is forbidden.
+Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
 """
 
 from __future__ import annotations
@@ -180,6 +180,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a job that makes images; `messages`, `sampling` and `schema` then say nothing."""
     train: TrainWork | None = None
     """Of a job that trains a model: its one item, which has no row to speak of."""
+    deny: tuple[str, ...] = ()
+    """Words and phrases that the service lets no prompt of this tenant hold, whatever the job says."""
     upstream: tuple[str, ...] = ()
     """Of a node of a flow: the nodes whose results its items are made from, under their names, like fields of a row."""
 
@@ -329,6 +331,8 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
         return 1
     if message.work.upstream:
         return 6
+    if message.work.deny:
+        return 5
     if message.work.train is not None:
         return 4
     if message.work.image is not None:

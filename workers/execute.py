@@ -32,7 +32,7 @@ from workers.contracts import (
     partial_key,
 )
 from workers.image_items import ImageItems
-from workers.image_shard import ImageShard
+from workers.image_shard import ImageShard, OpenCredentials
 from workers.records import BrokenPartError, describe_part, earlier_records, read_part
 from workers.screening import Screen
 from workers.sources import read_rows
@@ -91,6 +91,7 @@ class Execution:
         sleep: Waits for so many seconds.
         between: A random number between two; it spreads the pauses of workers whose store went away together.
         screen: Looks at images for those jobs that ask for it.
+        credentials: Opens what images are signed with, where they are.
         cache_dir: Where a training unpacks its images.
     """
 
@@ -104,6 +105,7 @@ class Execution:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         between: Callable[[float, float], float] = random.uniform,
         screen: Screen | None = None,
+        credentials: OpenCredentials | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         self.task = task
@@ -116,6 +118,7 @@ class Execution:
         self._sleep = sleep
         self._between = between
         self._screen = screen
+        self._credentials = credentials
         self._execution = execution
         self._cache_dir = cache_dir
         self._phase: Phase = "loading"
@@ -153,6 +156,7 @@ class Execution:
         Raises:
             StoreError: the store failed.
             ModelError: the engine failed.
+            CredentialsError: images are to be signed, and cannot be.
         """
         self._enter("reading")
         adopted = await self._patiently(self._earlier_part, "its earlier parts are looked for")
@@ -212,6 +216,7 @@ class Execution:
             ask=self._patiently,
             granted=self.granted,
             screen=self._screen,
+            credentials=self._credentials,
             options=self.task.work.parsed_options(),
         )
 

@@ -12,6 +12,7 @@ from models.spec import ItemError, ModelInfo, Usage
 from workers.contracts import Counts, Row, ShardTask
 from workers.prompts import PromptError
 from workers.records import EarlierRecord, Record, encode_record
+from workers.screening import DenyList
 from workers.upstream import NO_UPSTREAM, Upstream
 
 _NO_USAGE = Usage()
@@ -46,6 +47,7 @@ class ShardItems(ABC):
         self._custom_ids: list[str | UnsetType] = [UNSET] * task.count
         self._inputs: list[Row | UnsetType] = [UNSET] * task.count
         self._earlier = earlier
+        self._forbidden = DenyList(self._work.deny)
         self._upstream = upstream
         self._attempts = {index: record.attempts + 1 for index, record in earlier.items() if not record.ok}
         self._read(rows, earlier)
@@ -96,6 +98,13 @@ class ShardItems(ABC):
     @abstractmethod
     def _ask(self, index: int, values: Row) -> None:
         """Make the request of an item out of its row; raises PromptError where that cannot be."""
+
+    def _refused(self, text: str) -> ItemError | None:
+        """Why the service makes nothing of a prompt, where it does not. Of its list, only what was hit is told."""
+        found = self._forbidden.find(text)
+        if found is None:
+            return None
+        return ItemError("prompt_denied", f"the prompt holds {found!r}, which this service does not allow")
 
     def _attempt(self, index: int) -> int:
         """Which try at an item this is, from 1."""

@@ -48,10 +48,16 @@ class TextItems(ShardItems):
 
     def _ask(self, index: int, values: Row) -> None:
         work = self._work
+        messages = self._template.render(values)
+        for message in messages:
+            refused = self._refused(message.content)
+            if refused is not None:
+                self.fail(index, refused)
+                return
         self.requests.append(
             TextRequest(
                 index=index,
-                messages=self._template.render(values),
+                messages=messages,
                 sampling=self._sampling,
                 seed=item_seed(work.seed, index, self._attempt(index)),
                 n=work.n,
