@@ -40,7 +40,7 @@ from workers.store import ChangedObjectError, MissingObjectError, ObjectStore, S
 from workers.text_items import TextItems
 from workers.training_progress import TrainingProgress
 from workers.training_shard import TrainingShard
-from workers.upstream import read_upstream
+from workers.upstream import Upstream, read_upstream
 
 logger = logging.getLogger(__name__)
 STORE_SECONDS = 90.0
@@ -255,11 +255,16 @@ class Execution:
                 continue
         return None
 
+    def _upstream(self) -> Upstream:
+        task = self.task
+        parts = {node: task.upstream.get(node, ()) for node in task.work.upstream}
+        return read_upstream(parts, task.first, task.count, self._store)
+
     def _read(self, info: ModelInfo) -> TextItems | ImageItems:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
         kind = TextItems if self.task.work.image is None else ImageItems
-        rows, upstream = read_rows(self.task.source, self._store), read_upstream(self.task, self._store)
+        rows, upstream = read_rows(self.task.source, self._store), self._upstream()
         return kind(self.task, info, rows, earlier, upstream)
 
 

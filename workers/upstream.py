@@ -5,14 +5,14 @@ They are read from the parts of those nodes, which have ended and do not change 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from models.spec import ItemError
-from workers.contracts import Row, ShardTask
+from workers.contracts import Row
 from workers.store import ObjectStore
 
 
@@ -52,29 +52,33 @@ class _Made(msgspec.Struct):
 _records = msgspec.json.Decoder(_Made)
 
 
-def read_upstream(task: ShardTask, store: ObjectStore) -> Upstream:
-    """What the nodes that a shard's job names made of its items. An item that one of them failed cannot be run.
+def read_upstream(parts: Mapping[str, Sequence[str]], first: int, count: int, store: ObjectStore) -> Upstream:
+    """What nodes made of items `first` to `first + count`. An item that one of them failed cannot be run.
+
+    Args:
+        parts: By node, the keys of the parts that hold its records of these items.
+        first: The first item.
+        count: How many there are.
+        store: Where the parts lie.
 
     Raises:
         StoreError: the store cannot be reached, or lost a part.
     """
-    if not task.work.upstream:
+    if not parts:
         return NO_UPSTREAM
-    found: dict[int, Row | ItemError] = {index: {} for index in range(task.first, task.first + task.count)}
-    for node in task.work.upstream:
-        made = dict(_made(task, node, store))
+    items = range(first, first + count)
+    found: dict[int, Row | ItemError] = {index: {} for index in items}
+    for node, keys in parts.items():
+        made = {record.index: record for record in _records_in(keys, store) if record.index in items}
         for index, values in found.items():
             if not isinstance(values, ItemError):
                 found[index] = _joined(values, node, made.get(index))
     return found
 
 
-def _made(task: ShardTask, node: str, store: ObjectStore) -> Iterator[tuple[int, _Made]]:
-    for key in task.upstream.get(node, ()):
-        for line in store.get(key).splitlines():
-            record = _records.decode(line)
-            if task.first <= record.index < task.first + task.count:
-                yield record.index, record
+def _records_in(keys: Sequence[str], store: ObjectStore) -> Iterator[_Made]:
+    for key in keys:
+        yield from map(_records.decode, store.get(key).splitlines())
 
 
 def _joined(values: Row, node: str, record: _Made | None) -> Row | ItemError:

@@ -20,6 +20,7 @@ from models.errors import FailureKind
 from orchestrator import results
 from orchestrator.api.app import create_app
 from orchestrator.api.services import Services
+from orchestrator.cli.replaying import compare
 from orchestrator.cli.saving import save_job
 from orchestrator.cli.text import describe
 from orchestrator.client import Client
@@ -328,6 +329,14 @@ def test_a_flow_becomes_a_folder_that_shows_items_whole(
         stand.run()
         page = save_job(client, client.job(flow), tmp_path / "out", "jsonl")
         table = http.get(f"/v1/jobs/{flow}/results/content", params={"format": "csv"}).text.splitlines()
+        poster = client.job(flow).nodes[3].job
+        again = client.replay(poster, 2, 0).id
+        stand.plan()
+        stand.finalise()
+        for task in stand.dispatch():
+            stand.work(task)
+        stand.finalise()
+        assert compare(client.image(poster, "2.png"), client.image(again, "0.png")).same_bytes
     text = page.read_text()
     assert page == tmp_path / "out" / "index.html"
     assert "&lt;copy of shoe 3&gt;" in text

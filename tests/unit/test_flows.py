@@ -128,7 +128,7 @@ def test_what_earlier_nodes_made_is_found_by_item_across_their_parts(folder_url:
     store.put("p", b"\n".join([*lines, b""]))
     several = [record(index, outputs=[{"text": "x", "seed": 1}, {"text": "y"}]) for index in range(7)]
     store.put("s", b"\n".join([*several, b""]))
-    found = read_upstream(upstream_task({"copy": ("a", "b"), "picture": ("p",), "ideas": ("s",)}), store)
+    found = read_upstream({"copy": ("a", "b"), "picture": ("p",), "ideas": ("s",)}, 2, 4, store)
     assert list(found) == [2, 3, 4, 5]
     assert found[2] == {"copy": "2", "picture": MadeFile("jobs/p/2.png"), "ideas": ["x", "y"]}
     assert found[3] == ItemError("upstream_failed", "the node copy failed: too long")
