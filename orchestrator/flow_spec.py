@@ -78,7 +78,7 @@ def check_flow(flow: JobSpec) -> None:
 
 
 def in_order(flow: JobSpec) -> dict[str, tuple[str, ...]]:
-    """By node, the nodes that it needs; each stands behind all that it needs.
+    """By node, the nodes that it needs; each stands behind all that it needs, else as they were written.
 
     Raises:
         ValueError: nodes need each other.
@@ -86,9 +86,14 @@ def in_order(flow: JobSpec) -> dict[str, tuple[str, ...]]:
     nodes = flow.nodes or {}
     needs = {name: tuple(dict.fromkeys(needed for _, needed in _uses(node, nodes))) for name, node in nodes.items()}
     try:
-        return {name: needs[name] for name in TopologicalSorter(needs).static_order()}
+        TopologicalSorter(needs).prepare()
     except CycleError as error:
         raise ValueError(f"nodes need each other in a circle: {' uses '.join(reversed(error.args[1]))}") from error
+    ordered: dict[str, tuple[str, ...]] = {}
+    while len(ordered) < len(needs):
+        following = next(name for name in needs if name not in ordered and ordered.keys() >= set(needs[name]))
+        ordered[following] = needs[following]
+    return ordered
 
 
 def node_specs(flow: JobSpec) -> dict[str, JobSpec]:

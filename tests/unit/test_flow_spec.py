@@ -88,12 +88,17 @@ def test_needs_follow_from_templates_and_inputs() -> None:
         "picture": {**PICTURE, "prompt": "{{ title }} in {{ name }}"},
         "copy": TEXT,
     }
-    assert in_order(parse_job(flow(nodes))) == {
-        "copy": (),
-        "title": ("copy",),
-        "picture": ("title",),
-        "larger": ("picture",),
-    }
+    assert list(in_order(parse_job(flow(nodes))).items()) == [
+        ("copy", ()),
+        ("title", ("copy",)),
+        ("picture", ("title",)),
+        ("larger", ("picture",)),
+    ]
+
+
+def test_nodes_stay_as_they_were_written_as_far_as_they_can() -> None:
+    nodes = {"b": TEXT, "d": {**TEXT, "prompt": "{{ b }}"}, "a": TEXT, "c": {**TEXT, "prompt": "{{ a }}"}}
+    assert list(in_order(parse_job(flow(nodes)))) == ["b", "d", "a", "c"]
 
 
 def test_a_flow_is_stored_as_it_was_written() -> None:
