@@ -90,12 +90,16 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
         return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes'])}"]
     if "images" in record:
         return [
-            f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}, {record.get('prompt', '')}"
+            f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}{_of_prompt(record)}"
             for image in record["images"]
         ]
     if "outputs" in record:
         return [_text(output["text"]) for output in record["outputs"]]
     return [_text(record.get("output", record["status"]))]
+
+
+def _of_prompt(record: Mapping[str, Any]) -> str:  # a record: any JSON
+    return f", {record['prompt']}" if record.get("prompt") else ""
 
 
 def _text(output: object) -> str:
