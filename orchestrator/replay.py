@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from orchestrator import database
 from orchestrator.image_spec import METADATA, ReplayOf
-from orchestrator.job_images import UnknownImageError, read_record
+from orchestrator.job_files import UnknownFileError, read_record
 from orchestrator.jobs import ConflictError, Jobs
 from orchestrator.results import shards_from
 from orchestrator.spec import JobSpec, Source
@@ -25,7 +25,7 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
 
     Raises:
         UnknownJobError: there is no such job.
-        UnknownImageError: it has no such image.
+        UnknownFileError: it has no such image.
         ConflictError: it is no image job, or what the item was made from is gone.
     """
     spec = jobs.spec(job_id)
@@ -33,12 +33,12 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
         raise ConflictError(f"job {job_id} is of kind {spec.kind}; only images can be replayed")
     record = read_record(store, jobs, job_id, index)
     if record is None:
-        raise UnknownImageError(f"job {job_id} has no record of an item {index}", "index")
+        raise UnknownFileError(f"job {job_id} has no record of an item {index}", "index")
     if not record.images:
         why = record.error.get("message", "")
-        raise UnknownImageError(f"item {index} has no image: it is {record.status}{f': {why}' if why else ''}", "index")
+        raise UnknownFileError(f"item {index} has no image: it is {record.status}{f': {why}' if why else ''}", "index")
     if image >= len(record.images):
-        raise UnknownImageError(f"item {index} has {len(record.images)} images; count them from 0", "image")
+        raise UnknownFileError(f"item {index} has {len(record.images)} images; count them from 0", "image")
     made = record.images[image]
     return spec.model_copy(
         update={
@@ -70,7 +70,7 @@ def _row(store: ObjectStore, jobs: Jobs, job_id: str, index: int) -> Row:
         text = connection.execute(select(Job.work).where(Job.id == job_id)).scalar() or ""
         shard = connection.execute(shards_from(job_id, index, index + 1)).first()
     if shard is None:
-        raise UnknownImageError(f"job {job_id} has no item {index}", "index")
+        raise UnknownFileError(f"job {job_id} has no item {index}", "index")
     work = _works.decode(text)
     try:
         rows = item_rows(shard.source, work, store, first=shard.first, count=shard.items, skip=shard.skip)

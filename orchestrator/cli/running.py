@@ -166,9 +166,9 @@ def preview(
             print_json([{**record, "messages": asked} for record, asked in zip(records, prompts, strict=False)])
         else:
             print_previews(records, prompts)
-        if job.images:
+        if job.images or job.sounds:
             folder = out or Path(tempfile.gettempdir()) / f"nightmill-preview-{job.id}"
-            say(f"the pictures are in {save_job(service.client, job, folder, 'jsonl')}")
+            say(f"the {'pictures' if job.images else 'sounds'} are in {save_job(service.client, job, folder, 'jsonl')}")
         if exit_code(job, fail_on_errors=False):
             conclude(
                 Ending(job, f"nightmill results {job.id}", source=spec.source.file), as_json=False, fail_on_errors=False
