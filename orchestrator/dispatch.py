@@ -274,7 +274,7 @@ def with_queued(now: float, full: Sequence[str] = ()) -> Select[*tuple[Any, ...]
                 *COLUMNS,
             )
         )
-        .where(Job.status == JobStatus.IN_PROGRESS.value, Job.model.not_in(full))
+        .where(Job.status == JobStatus.IN_PROGRESS.value, Job.blocked.is_(False), Job.model.not_in(full))
         .where(waiting.exists())
         .order_by(Job.created_at, Job.id)
         .limit(JOBS_AT_ONCE)
@@ -370,8 +370,8 @@ def _next(job_id: str, now: float) -> Select[int, int, int]:
 
 def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequence[ShardTask]:
     """The messages of shards that are dispatched, by their present token."""
-    work = connection.execute(select(Job.work).where(Job.id == job_id)).scalar_one()
-    decoded = _works.decode(work or "")  # no shard is dispatched before its job is planned
+    job = connection.execute(select(Job.work, Job.flow).where(Job.id == job_id)).one()
+    decoded = _works.decode(job.work or "")  # no shard is dispatched before its job is planned
     rows = connection.execute(
         select(
             Shard.number,
@@ -389,6 +389,7 @@ def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequen
     ).all()
     settled = {row.number: row.settled_token for row in rows if row.token > 1}
     earlier = _earlier(connection, job_id, settled)
+    upstream = UpstreamParts(connection, job.flow, decoded.upstream)
     return [
         ShardTask(
             job=job_id,
@@ -402,9 +403,38 @@ def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequen
             work=decoded,
             earlier=tuple(earlier.get(row.number, ())),
             carry_from=row.carry_from,
+            upstream=upstream.of(row.first, row.items),
         )
         for row in rows
     ]
+
+
+class UpstreamParts:
+    """The parts that nodes of a flow have left, by the items that are in them."""
+
+    def __init__(self, connection: Connection, flow_id: str | None, names: Sequence[str]) -> None:
+        self._connection = connection
+        self._jobs: dict[str, str] = {}
+        if names:
+            rows = connection.execute(select(Job.node, Job.id).where(Job.flow == flow_id, Job.node.in_(names)))
+            self._jobs = {row.node: row.id for row in rows if row.node is not None}
+
+    def of(self, first: int, count: int) -> dict[str, tuple[str, ...]]:
+        """By node, the keys of its parts that hold records of items `first` to `first + count`, in order."""
+        return {
+            name: tuple(key for key in self._connection.scalars(parts_between(job, first, first + count)) if key)
+            for name, job in self._jobs.items()
+        }
+
+
+def parts_between(job_id: str, first: int, end: int) -> Select[str | None]:
+    """Keys of the winning parts of a job's shards that hold items `first` to `end`, in order."""
+    holds_first = select(func.max(Shard.first)).where(Shard.job_id == job_id, Shard.first <= first).scalar_subquery()
+    return (
+        select(Shard.part_key)
+        .where(Shard.job_id == job_id, Shard.first >= holds_first, Shard.first < end)
+        .order_by(Shard.first)
+    )
 
 
 def _earlier(connection: Connection, job_id: str, settled: dict[int, int]) -> dict[int, list[str]]:

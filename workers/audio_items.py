@@ -13,13 +13,19 @@ from workers.items import ShardItems
 from workers.prompts import PromptTemplate
 from workers.provenance import Provenance
 from workers.records import EarlierRecord, Record, StoredAudio, encode_record, item_seed
+from workers.upstream import NO_UPSTREAM, Upstream
 
 
 class AudioItems(ShardItems):
     """As `ShardItems`; `requests` are the items that are not done yet."""
 
     def __init__(
-        self, task: ShardTask, info: ModelInfo, rows: Iterable[Row], earlier: Mapping[int, EarlierRecord]
+        self,
+        task: ShardTask,
+        info: ModelInfo,
+        rows: Iterable[Row],
+        earlier: Mapping[int, EarlierRecord],
+        upstream: Upstream = NO_UPSTREAM,
     ) -> None:
         if task.work.audio is None:
             raise AssertionError("the shard is not one of a speech job")
@@ -29,7 +35,7 @@ class AudioItems(ShardItems):
         self._options = task.work.parsed_options()
         self._prompts: dict[int, str] = {}
         self._template = PromptTemplate((Message("user", self.audio.prompt),))
-        super().__init__(task, info, rows, earlier)
+        super().__init__(task, info, rows, earlier, upstream)
 
     def settle(self, index: int, sound: StoredAudio) -> None:
         """Take a sound that is in the store as an item's end."""

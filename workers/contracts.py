@@ -14,6 +14,7 @@ During an upgrade, processes of two versions work side by side, so both must get
 Version 1 is the first. Version 2 adds `skip` and `alone` to ShardTask: who overlooks them reads other rows, or takes
 other shards down with its engine. Version 3 adds `image` to Work: who overlooks it answers with text. Version 4 adds
 `train` to Work, and `training` to ShardReport. Version 5 adds `audio` to Work: who overlooks it answers with text.
+Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 5
+WIRE_VERSION = 6
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -192,11 +193,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     options: dict[str, Any] | None = None  # models.spec.EchoOptions as JSON
     image: ImageWork | None = None
     """Of a job that makes images; `messages`, `sampling` and `schema` then say nothing."""
-    train: TrainWork | None = None
-    """Of a job that trains a model: its one item, which has no row to speak of."""
-
     audio: AudioWork | None = None
     """Of a job that speaks; `messages`, `sampling` and `schema` then say nothing."""
+    train: TrainWork | None = None
+    """Of a job that trains a model: its one item, which has no row to speak of."""
+    upstream: tuple[str, ...] = ()
+    """Of a node of a flow: the nodes whose results its items are made from, under their names, like fields of a row."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -238,6 +240,8 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Keys of parts that earlier executions may have left: looked for before generation starts."""
     carry_from: str | None = None
     """Key of a part whose ok records are kept: only the items that it lacks, or that failed in it, are generated."""
+    upstream: dict[str, tuple[str, ...]] = {}
+    """By node of `work.upstream`, the keys of the parts that hold its records of the shard's items."""
     version: int = 1
 
 
@@ -340,6 +344,8 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
         return 1 if message.training is None else 4
     if not isinstance(message, ShardTask):
         return 1
+    if message.work.upstream:
+        return 6
     if message.work.audio is not None:
         return 5
     if message.work.train is not None:

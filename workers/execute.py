@@ -45,6 +45,7 @@ from workers.store import ChangedObjectError, MissingObjectError, ObjectStore, S
 from workers.text_items import TextItems
 from workers.training_progress import TrainingProgress
 from workers.training_shard import TrainingShard
+from workers.upstream import read_upstream
 
 logger = logging.getLogger(__name__)
 STORE_SECONDS = 90.0
@@ -264,7 +265,8 @@ class Execution:
         earlier = {} if carried is None else earlier_records(carried)
         work = self.task.work
         kind = ImageItems if work.image is not None else AudioItems if work.audio is not None else TextItems
-        return kind(self.task, info, read_rows(self.task.source, self._store), earlier)
+        rows, upstream = read_rows(self.task.source, self._store), read_upstream(self.task, self._store)
+        return kind(self.task, info, rows, earlier, upstream)
 
 
 async def _answer(items: TextItems, backend: Backend) -> None:

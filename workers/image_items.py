@@ -15,6 +15,7 @@ from workers.prompts import PromptTemplate
 from workers.provenance import Provenance
 from workers.records import EarlierRecord, Record, StoredImage, encode_record, item_seed
 from workers.screening import DenyList
+from workers.upstream import NO_UPSTREAM, Upstream
 
 
 class ImageAsk(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,12 @@ class ImageItems(ShardItems):
     """As `ShardItems`; `asks` are the items that are not done yet."""
 
     def __init__(
-        self, task: ShardTask, info: ModelInfo, rows: Iterable[Row], earlier: Mapping[int, EarlierRecord]
+        self,
+        task: ShardTask,
+        info: ModelInfo,
+        rows: Iterable[Row],
+        earlier: Mapping[int, EarlierRecord],
+        upstream: Upstream = NO_UPSTREAM,
     ) -> None:
         if task.work.image is None:
             raise AssertionError("the shard is not one of an image job")
@@ -46,7 +52,7 @@ class ImageItems(ShardItems):
         self._prompts: dict[int, str] = {}
         self._deny = DenyList(self.image.deny)
         self._template = PromptTemplate((Message("user", self.image.prompt), Message("user", self.image.negative)))
-        super().__init__(task, info, rows, earlier)
+        super().__init__(task, info, rows, earlier, upstream)
 
     @property
     def several(self) -> bool:

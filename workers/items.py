@@ -12,8 +12,10 @@ from models.spec import ItemError, ModelInfo, Usage
 from workers.contracts import Counts, Row, ShardTask
 from workers.prompts import PromptError
 from workers.records import EarlierRecord, Record, encode_record
+from workers.upstream import NO_UPSTREAM, Upstream
 
 _NO_USAGE = Usage()
+_NOTHING: Row = {}
 
 
 class ShardItems(ABC):
@@ -24,10 +26,16 @@ class ShardItems(ABC):
         info: the model that will answer.
         rows: the rows of `task.source`, all of them, in order.
         earlier: records of an earlier attempt; items that are ok in it are carried over and not asked again.
+        upstream: what earlier nodes of a flow made of the items, or why an item cannot be run.
     """
 
     def __init__(
-        self, task: ShardTask, info: ModelInfo, rows: Iterable[Row], earlier: Mapping[int, EarlierRecord]
+        self,
+        task: ShardTask,
+        info: ModelInfo,
+        rows: Iterable[Row],
+        earlier: Mapping[int, EarlierRecord],
+        upstream: Upstream = NO_UPSTREAM,
     ) -> None:
         self.usage = Usage()
         self._ok = self._failed = 0
@@ -38,6 +46,7 @@ class ShardItems(ABC):
         self._custom_ids: list[str | UnsetType] = [UNSET] * task.count
         self._inputs: list[Row | UnsetType] = [UNSET] * task.count
         self._earlier = earlier
+        self._upstream = upstream
         self._attempts = {index: record.attempts + 1 for index, record in earlier.items() if not record.ok}
         self._read(rows, earlier)
 
@@ -113,8 +122,12 @@ class ShardItems(ABC):
                 if before is not None and before.ok:
                     self._end(item, before.line, before.usage, ok=True)
                     continue
+                made = self._upstream.get(item, _NOTHING)
+                if isinstance(made, ItemError):
+                    self.fail(item, made)
+                    continue
                 try:
-                    self._ask(item, values)
+                    self._ask(item, {**values, **made} if made else values)
                 except PromptError as error:
                     self.fail(item, ItemError("invalid_prompt", str(error)))
         if index < end:

@@ -80,6 +80,8 @@ def sample_lines(record: Mapping[str, Any], width: int) -> list[str]:  # a recor
 
 def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
     """The outputs of a record as text; of a record without any, why there is none."""
+    if "nodes" in record:
+        return [f"{name}: {text}" for name, made in record["nodes"].items() for text in output_texts(made)]
     if "error" in record:
         return [f"{record['status']}: {record['error']['code']}: {record['error']['message']}"]
     if "trained" in record:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 from fastapi.testclient import TestClient
@@ -30,6 +29,7 @@ from orchestrator.dispatch import take
 from orchestrator.finalize import Finaliser
 from orchestrator.planner import Planner
 from orchestrator.settings import Settings
+from tests.integration.test_image_jobs import InProcess
 from tests.support.clocks import ManualClock
 from tests.support.shards import Outbox, apply, execution_id, failure, report
 from tests.support.sounds import loudness, read_wav, share_between
@@ -43,18 +43,6 @@ JOB: dict[str, Any] = {
     "source": {"count": 5, "grid": {"colour": ["red", "blue"]}},
 }
 LEASE = 60.0
-
-
-class InProcess(httpx.BaseTransport):
-    """Takes a client's requests to the app in this process."""
-
-    def __init__(self, http: TestClient) -> None:
-        self._http = http
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.raw_path.decode()
-        answer = self._http.request(request.method, path, content=request.read(), headers=dict(request.headers))
-        return httpx.Response(answer.status_code, headers=dict(answer.headers), content=answer.content, request=request)
 
 
 class Studio:
