@@ -198,6 +198,10 @@ class Client:
         """The losses of a training so far, as JSON lines."""
         return self._send("GET", f"{_job_path(job_id)}/training/losses").content
 
+    def audio(self, job_id: str, name: str) -> bytes:
+        """A sound that a record of the job names, by the last part of its key."""
+        return self._send("GET", f"{_job_path(job_id)}/audio/{quote(name, safe='')}").content
+
     def replay(self, job_id: str, index: int, image: int) -> JobView:
         """Make image `image` of an item again; the job that does so."""
         return self._job("POST", f"{_job_path(job_id)}/replay?index={index}&image={image}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,10 +107,14 @@ class ImageFields(BaseModel):
         return tuple(name for name in (self.input, self.mask, self.style_image) if name is not None)
 
 
-def refuse_image_fields(fields: ImageFields, kind: str) -> None:
-    """Raise ValueError where a job of another kind sets a field that is for images."""
+def refuse_image_fields(fields: ImageFields, kind: str, *, shared: Collection[str] = ()) -> None:
+    """Raise ValueError where a job of another kind sets a field that is for images, but for those that both have."""
     for name in ImageFields.model_fields:
-        if name in fields.model_fields_set and getattr(fields, name) != ImageFields.model_fields[name].default:
+        if (
+            name not in shared
+            and name in fields.model_fields_set
+            and getattr(fields, name) != ImageFields.model_fields[name].default
+        ):
             raise ValueError(f"{name} is for images, and the job is of kind {kind}; set kind: image")
 
 

@@ -44,6 +44,8 @@ TEXT_SHARD = 32
 ECHO_SHARD = 5000
 IMAGE_SHARD = 32
 """Images of a shard: some batches of most engines."""
+AUDIO_SHARD = 64
+"""Texts of a shard: some sentences each, spoken many times as fast as one listens."""
 SHARD_BATCH = 500
 """Shards that are handed over at once."""
 MAX_ITEMS = 1_000_000_000
@@ -76,6 +78,8 @@ def default_shard_size(spec: JobSpec) -> int:
     """Items of a full shard, where nothing is known of the model's speed."""
     if spec.kind == "image":
         return max(1, IMAGE_SHARD // spec.n)
+    if spec.kind == "audio":
+        return AUDIO_SHARD
     return ECHO_SHARD if spec.model == "echo" else TEXT_SHARD
 
 

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from models.audio_catalog import AUDIO_MODELS, UnknownVoiceError, check_audio_model
 from models.catalog import MODELS, check_model
 from models.errors import ModelError
 from models.image_catalog import IMAGE_MODELS, check_image_model, uses_model
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
 from models.training_run import TRAINED_NAME, VERSION
+from orchestrator.audio_spec import AudioFields, refuse_audio_fields
 from orchestrator.deadlines import resolve_deadline
 from orchestrator.flow_spec import check_flow, with_sources
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
@@ -102,13 +104,13 @@ class Source(BaseModel):
         return math.prod(len(values) for values in (self.grid or {}).values())
 
 
-class JobSpec(ImageFields, TrainFields):
+class JobSpec(ImageFields, AudioFields, TrainFields):
     """A job as its client wrote it, checked for everything that can be seen without its rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "untitled"
-    kind: Literal["text", "image", "train", "echo", "flow"] = "text"
+    kind: Literal["text", "image", "audio", "train", "echo", "flow"] = "text"
     model: Text = ""
     engine: Literal["auto", "vllm", "transformers", "echo"] = "auto"
     source: Source
@@ -165,10 +167,14 @@ class JobSpec(ImageFields, TrainFields):
             raise ValueError(f"model is missing; {what}{'' if self.kind == 'train' else ' `nightmill models` lists'}")
         if self.kind != "train":
             self._refuse_training()
+        if self.kind != "audio":
+            refuse_audio_fields(self, self.kind)
         if self.kind == "image":
             self._check_image_job()
         elif self.kind == "train":
             self._check_training_job()
+        elif self.kind == "audio":
+            self._check_audio_job()
         else:
             refuse_image_fields(self, self.kind)
             self._check_text_job()
@@ -184,6 +190,13 @@ class JobSpec(ImageFields, TrainFields):
     def _check_image_job(self) -> None:
         self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
         check_images(self, prompt=self.prompt)
+
+    def _check_audio_job(self) -> None:
+        refuse_image_fields(self, self.kind, shared=("provenance",))
+        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
+        self._refuse("n", what="for text and images; a voice speaks a text in one way")
+        if self.prompt is None:
+            raise ValueError("the job has no prompt; it is what is spoken")
 
     def _check_training_job(self) -> None:
         refuse_image_fields(self, self.kind)
@@ -218,9 +231,11 @@ class JobSpec(ImageFields, TrainFields):
 
     @property
     def templates(self) -> tuple[Message, ...]:
-        """The messages of an item, as templates; of an image, prompt and negative prompt, as far as given."""
+        """The messages of an item, as templates; of an image or speech, its prompts, as far as given."""
         if self.kind in {"train", "flow"}:
             return ()
+        if self.kind == "audio":
+            return (Message("user", self.prompt or ""),)
         if self.kind == "image":
             return tuple(Message("user", text) for text in (self.prompt, self.negative_prompt) if text is not None)
         own = self.messages or (MessageTemplate(role="user", content=self.prompt or ""),)
@@ -248,7 +263,7 @@ class JobSpec(ImageFields, TrainFields):
             model: In place of the job's: the version of a trained model that it came to.
             etag: The version of a training's archive.
         """
-        textless = self.kind in {"image", "train"}
+        textless = self.kind in {"image", "audio", "train"}
         return Work(
             model=model or self.model,
             engine=self.engine,
@@ -263,6 +278,7 @@ class JobSpec(ImageFields, TrainFields):
             keep=self.kept,
             options=None if self.options is None else self.options.model_dump(mode="json"),
             image=self.image_work(self.prompt) if self.kind == "image" else None,
+            audio=self.audio_work(self.prompt, provenance=self.provenance) if self.kind == "audio" else None,
             train=self.train_work(self.seed, etag) if self.kind == "train" else None,
             upstream=tuple(self.upstream or ()),
         )
@@ -355,6 +371,11 @@ def _check_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
     try:
         if spec.kind in {"train", "flow"}:
             return  # its model is yet to be, or its nodes have theirs
+        if spec.kind == "audio":
+            check_audio_model(spec.model, spec.audio)
+            return
+        if spec.model in AUDIO_MODELS and spec.model != "echo":
+            raise SpecError(f"model: {spec.model!r} speaks; set kind: audio", param="model", code="wrong_kind")
         if may_be_trained(spec):
             if find_trained is not None:
                 find_trained(spec.model)
@@ -364,6 +385,9 @@ def _check_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
             raise SpecError(f"model: {spec.model!r} makes images; set kind: image", param="model", code="wrong_kind")
         else:
             check_model(spec.model, spec.engine)
+    except UnknownVoiceError as error:
+        param = f"audio.{error.param}"
+        raise SpecError(f"{param}: {error.message}", param=param, code=error.code) from error
     except ModelError as error:
         raise SpecError(f"model: {error.message}", param="model", code=error.code) from error
 

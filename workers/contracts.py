@@ -13,7 +13,8 @@ During an upgrade, processes of two versions work side by side, so both must get
 
 Version 1 is the first. Version 2 adds `skip` and `alone` to ShardTask: who overlooks them reads other rows, or takes
 other shards down with its engine. Version 3 adds `image` to Work: who overlooks it answers with text. Version 4 adds
-`train` to Work, and `training` to ShardReport. Version 5 adds `deny` to Work: who overlooks it makes what is forbidden.
+`train` to Work, and `training` to ShardReport. Version 5 adds `deny` and `audio` to Work: who overlooks them makes what
+is forbidden, or answers with text.
 Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
 """
 
@@ -23,6 +24,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from models.audio import AudioSettings
 from models.errors import FailureKind
 from models.images import ImageFormat, ImageSettings, StepName
 from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
@@ -136,6 +138,20 @@ class ImageWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return ImageSettings.model_validate(self.settings)
 
 
+class AudioWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every shard of a speech job has in common, beside what it shares with text."""
+
+    prompt: str
+    """A template, Jinja2 over the row: what is spoken."""
+    settings: dict[str, Any] = {}  # models.audio.AudioSettings as JSON; pydantic checks it again on arrival
+    provenance: bool = True
+    """Whether each file says how it was made."""
+
+    def parsed_settings(self) -> AudioSettings:
+        """The settings as a checked object."""
+        return AudioSettings.model_validate(self.settings)
+
+
 class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a training job does; its model has the work's name, and as its version the job's id."""
 
@@ -178,6 +194,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     options: dict[str, Any] | None = None  # models.spec.EchoOptions as JSON
     image: ImageWork | None = None
     """Of a job that makes images; `messages`, `sampling` and `schema` then say nothing."""
+    audio: AudioWork | None = None
+    """Of a job that speaks; `messages`, `sampling` and `schema` then say nothing."""
     train: TrainWork | None = None
     """Of a job that trains a model: its one item, which has no row to speak of."""
     deny: tuple[str, ...] = ()
@@ -331,7 +349,7 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
         return 1
     if message.work.upstream:
         return 6
-    if message.work.deny:
+    if message.work.deny or message.work.audio is not None:
         return 5
     if message.work.train is not None:
         return 4
@@ -381,6 +399,16 @@ def images_prefix(job: str) -> str:
     return f"jobs/{job}/images/"
 
 
+def audio_folder(job: str, shard: int, token: int, execution: str) -> str:
+    """Where an execution leaves its sounds: its own alone, as `images_folder`."""
+    return f"{audio_prefix(job)}{shard:06d}-{token:04d}-{execution}/"
+
+
+def audio_prefix(job: str) -> str:
+    """Where all sounds of a job lie."""
+    return f"jobs/{job}/audio/"
+
+
 def checkpoints_prefix(job: str) -> str:
     """Where the checkpoints of a training job lie."""
     return f"jobs/{job}/checkpoints/"
@@ -396,8 +424,8 @@ def events_prefix(job: str) -> str:
     return f"jobs/{job}/training/events/"
 
 
-def image_name(index: int, k: int | None, suffix: str) -> str:
-    """The name of an image's file; `k` says which of its item's it is, where that has several."""
+def item_file_name(index: int, k: int | None, suffix: str) -> str:
+    """The name of an image's or a sound's file; `k` says which of its item's it is, where that has several."""
     return f"{index}{'' if k is None else f'-{k}'}.{suffix}"
 
 

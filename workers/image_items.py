@@ -12,8 +12,8 @@ from models.images import ImageSettings
 from models.spec import ItemError, Message, ModelInfo, Usage
 from workers.contracts import ImageWork, Row, ShardTask
 from workers.items import ShardItems
-from workers.picture_files import Provenance
 from workers.prompts import PromptTemplate
+from workers.provenance import Provenance
 from workers.records import EarlierRecord, Record, StoredImage, encode_record, item_seed
 from workers.screening import DenyList
 from workers.upstream import NO_UPSTREAM, Upstream

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from models import catalog, image_catalog
+from models import audio_catalog, catalog, image_catalog
 from models.image_catalog import TRAINED_ENGINE
 from orchestrator import database, metrics
 from orchestrator.api.errors import TYPES, UNAVAILABLE
@@ -86,6 +86,20 @@ def list_models(services: ServicesOf) -> dict[str, object]:
             "license": entry.license,
         }
         for entry in image_catalog.list_image_models()
+        if entry.name not in catalog.MODELS
+    ]
+    data += [
+        {
+            "id": entry.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "nightmill",
+            "kind": "audio",
+            "description": entry.description,
+            "engines": [entry.engine],
+            "license": entry.license,
+        }
+        for entry in audio_catalog.list_audio_models()
         if entry.name not in catalog.MODELS
     ]
     data += [

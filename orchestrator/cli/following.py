@@ -93,6 +93,11 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
             f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}{_of_prompt(record)}"
             for image in record["images"]
         ]
+    if "audio" in record:
+        return [
+            f"{sound['key'].rpartition('/')[2]}, {sound['seconds']:.1f} s: {record['prompt'].strip()}"
+            for sound in record["audio"]
+        ]
     if "outputs" in record:
         return [_text(output["text"]) for output in record["outputs"]]
     return [_text(record.get("output", record["status"]))]

@@ -47,7 +47,7 @@ def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @guarded
 def models(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the models that a job can name, and whether they can run on this machine."""
-    from models import catalog, image_catalog
+    from models import audio_catalog, catalog, image_catalog
 
     installed = catalog.installed_engines()
     entries: list[dict[str, Any]] = [  # JSON
@@ -73,9 +73,21 @@ def models(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
         }
         for entry in image_catalog.list_image_models()
     ]
+    audio: list[dict[str, Any]] = [  # JSON
+        {
+            "name": entry.name,
+            "kind": "audio",
+            "description": entry.description,
+            "engines": [entry.engine],
+            "runs_here": [] if audio_catalog.missing_packages(entry.engine) else [entry.engine],
+            "voices": entry.voices,
+            "license": entry.license,
+        }
+        for entry in audio_catalog.list_audio_models()
+    ]
     trained = _trained(data_dir)
     if as_json:
-        print_json([*entries, *images, *trained])
+        print_json([*entries, *images, *audio, *trained])
         return
     rows = [
         [
@@ -85,7 +97,7 @@ def models(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
             f"{entry['context_length']:,}" if "context_length" in entry else "",
             str(entry["description"]),
         ]
-        for entry in [*entries, *images, *trained]
+        for entry in [*entries, *images, *audio, *trained]
     ]
     print_table(["kind", "name", "runs here with", "context", "what it is"], rows, right=["context"])
     say("A folder with a model (model: ./my-model) or a hub id (model: org/name) can be named as well.")

@@ -103,12 +103,15 @@ def _output(spec: JobSpec, summary: PlanSummary) -> str:
         return f"a {training.family} model of {work.width} by {work.height}, {training.steps:,} steps{budget}"
     if spec.kind == "image":
         return f"{spec.n * summary.items:,} images by {', '.join(spec.steps)}"
+    if spec.kind == "audio":
+        voice = "" if spec.audio.voice is None else f" by the voice {spec.audio.voice}"
+        return f"{summary.items:,} spoken texts{voice}"
     longest = spec.sampling.max_tokens * spec.n * summary.items
     return f"{longest:,} tokens at most ({spec.sampling.max_tokens:,} an output)"
 
 
 def _runs_here(spec: JobSpec) -> str:
-    from models import catalog
+    from models import audio_catalog, catalog
     from models.errors import ModelError
     from models.image_catalog import engine_key
     from models.training_run import check_training_engine
@@ -122,6 +125,9 @@ def _runs_here(spec: JobSpec) -> str:
             return "can be trained here"
         if spec.kind == "image":
             engine_key(spec.model, spec.steps)
+            return "runs here"
+        if spec.kind == "audio":
+            audio_catalog.engine_key(spec.model)
             return "runs here"
         return f"runs here with {catalog.choose_engine(spec.model, spec.engine)}"
     except ModelError as error:

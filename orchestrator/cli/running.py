@@ -166,9 +166,10 @@ def preview(
             print_json([{**record, "messages": asked} for record, asked in zip(records, prompts, strict=False)])
         else:
             print_previews(records, prompts)
-        if job.images or job.nodes:
+        if job.images or job.sounds or job.nodes:
             folder = out or Path(tempfile.gettempdir()) / f"nightmill-preview-{job.id}"
-            say(f"to be looked at: {save_job(service.client, job, folder, 'jsonl')}")
+            what = "listened to" if job.sounds else "looked at"
+            say(f"to be {what}: {save_job(service.client, job, folder, 'jsonl')}")
         if exit_code(job, fail_on_errors=False):
             conclude(
                 Ending(job, f"nightmill results {job.id}", source=spec.source.file), as_json=False, fail_on_errors=False

@@ -44,14 +44,15 @@ def tokens(job: JobView) -> str:
 
 
 def output(job: JobView) -> tuple[str, str]:
-    """What came out of a job, as name and value: its images, or its tokens."""
+    """What came out of a job, as name and value: its images, its spoken texts, or its tokens."""
     if job.training is not None:
         return "training", training_text(job.training)
-    if job.images is None:
-        return "tokens", tokens(job)
-    seconds = generation_seconds(job)
-    text = f"{job.images:,}"
-    return "images", f"{text} · {job.images / seconds:,.1f} images/s" if seconds and job.images else text
+    for name, made in (("images", job.images), ("spoken", job.sounds)):
+        if made is not None:
+            seconds = generation_seconds(job)
+            rate = f" · {made / seconds:,.1f} {'images' if name == 'images' else 'texts'}/s" if seconds and made else ""
+            return name, f"{made:,}{rate}"
+    return "tokens", tokens(job)
 
 
 def node_text(node: NodeView) -> str:
