@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from models import weights
 from models.catalog import MODELS, check_model
 from models.errors import ModelError
 from models.image_catalog import IMAGE_MODELS, check_image_model, uses_model
@@ -17,11 +18,12 @@ from models.training_run import TRAINED_NAME, VERSION
 from orchestrator.deadlines import resolve_deadline
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
-from orchestrator.train_spec import ROW, TrainFields, check_training
+from orchestrator.train_spec import ROW, TrainFields, check_base, check_training
 from orchestrator.validation import explain, json_type
-from workers.contracts import Row, Work
+from workers.contracts import Row, SourceRange, Work
 from workers.prompts import PromptError, PromptTemplate
 from workers.schemas import SchemaError, check_schema
+from workers.trained_models import TrainedModel
 
 __all__ = [
     "JobSpec",
@@ -38,7 +40,7 @@ MAX_GRID = 100_000
 """Items that one row may make."""
 MAX_SEED = (1 << 63) - 1
 Text = Annotated[str, Field(min_length=1)]
-FindTrained: TypeAlias = Callable[[str], object]
+FindTrained: TypeAlias = Callable[[str], TrainedModel]
 """Raises UnknownModelError where there is no trained model of a name."""
 
 
@@ -132,6 +134,8 @@ class JobSpec(ImageFields, TrainFields):
     """Fields of the row that a record repeats as `input`; by default the grid's."""
     max_tokens_field: Text | None = None
     """The field of a row that bounds that row's outputs, in place of `sampling.max_tokens`."""
+    adapter: Text | None = None
+    """Of text: a LoRA adapter of the model, `NAME` or `NAME@VERSION` of one that was trained, or a folder."""
     options: EchoOptions | None = None
 
     @model_validator(mode="before")
@@ -161,6 +165,8 @@ class JobSpec(ImageFields, TrainFields):
             self._check_text_job()
         if self.options is not None and self.model != "echo":
             raise ValueError("options are for the model 'echo' alone")
+        if self.adapter is not None and self.model == "echo":
+            raise ValueError("adapter: the model 'echo' takes none")
         return self
 
     def _refuse_training(self) -> None:
@@ -169,13 +175,13 @@ class JobSpec(ImageFields, TrainFields):
                 raise ValueError(f"{name} is for training, and the job is of kind {self.kind}; set kind: train")
 
     def _check_image_job(self) -> None:
-        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
+        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine", "adapter")
         check_images(self, prompt=self.prompt)
 
     def _check_training_job(self) -> None:
         refuse_image_fields(self, self.kind)
         self._refuse("prompt", "messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
-        self._refuse("n", "keep", "options", what="for jobs with rows")
+        self._refuse("n", "keep", "options", "adapter", what="for jobs with rows")
         if self.source != Source(**ROW):
             raise ValueError("source is for jobs with rows; a training job has data")
         check_training(self, model=self.model, seed=self.seed)
@@ -206,8 +212,8 @@ class JobSpec(ImageFields, TrainFields):
     @property
     def templates(self) -> tuple[Message, ...]:
         """The messages of an item, as templates; of an image, prompt and negative prompt, as far as given."""
-        if self.kind == "train":
-            return ()
+        if self.data is not None:
+            return self.data.templates if self.source.file is not None else ()
         if self.kind == "image":
             return tuple(Message("user", text) for text in (self.prompt, self.negative_prompt) if text is not None)
         own = self.messages or (MessageTemplate(role="user", content=self.prompt or ""),)
@@ -219,14 +225,33 @@ class JobSpec(ImageFields, TrainFields):
         """Fields of a row that its record repeats."""
         return tuple(self.source.grid or ()) if self.keep is None else self.keep
 
-    def work(self, custom_id: str | None, *, model: str | None = None, etag: str | None = None) -> Work:
+    def over_rows(self) -> JobSpec:
+        """A training on rows as a job over these rows, for planning to read and check them; any other job as it is."""
+        data = self.data
+        if data is None or data.file is None:
+            return self
+        source = Source(file=data.file, format=data.format, delimiter=data.delimiter)
+        return self.model_copy(update={"source": source})
+
+    def work(
+        self,
+        custom_id: str | None,
+        *,
+        model: str | None = None,
+        etag: str | None = None,
+        rows: tuple[SourceRange, ...] = (),
+        adapters: Mapping[str, str] | None = None,
+    ) -> Work:
         """What every shard of the job has in common.
 
         Args:
             custom_id: The field that holds the rows' ids, as planning found it.
             model: In place of the job's: the version of a trained model that it came to.
             etag: The version of a training's archive.
+            rows: Where a training's rows are.
+            adapters: By the job's names of adapters that were trained, `NAME@VERSION` of each.
         """
+        adapters = adapters or {}
         textless = self.kind in {"image", "train"}
         return Work(
             model=model or self.model,
@@ -241,24 +266,28 @@ class JobSpec(ImageFields, TrainFields):
             max_tokens_field=self.max_tokens_field,
             keep=self.kept,
             options=None if self.options is None else self.options.model_dump(mode="json"),
-            image=self.image_work(self.prompt) if self.kind == "image" else None,
-            train=self.train_work(self.seed, etag) if self.kind == "train" else None,
+            image=self.image_work(self.prompt, adapters) if self.kind == "image" else None,
+            train=self.train_work(self.seed, etag, rows) if self.kind == "train" else None,
+            adapter=None if self.adapter is None else adapters.get(self.adapter, self.adapter),
         )
 
     @property
     def input_file(self) -> str | None:
         """What the job reads: its source's file, or the folder of a training's images; None where it reads nothing."""
-        return self.source.file if self.data is None else self.data.folder
+        return self.source.file if self.data is None else self.data.folder or self.data.file
 
     @property
     def input_param(self) -> str:
         """The field that names it."""
-        return "source.file" if self.data is None else "data.folder"
+        if self.data is None:
+            return "source.file"
+        return "data.folder" if self.data.file is None else "data.file"
 
     def with_source_file(self, file: str) -> JobSpec:
         """The same job, reading another file: the uploaded copy of a local one, say."""
         if self.data is not None:
-            return self.model_copy(update={"data": self.data.model_copy(update={"folder": file})})
+            field = "folder" if self.data.file is None else "file"
+            return self.model_copy(update={"data": self.data.model_copy(update={field: file})})
         return self.model_copy(update={"source": self.source.model_copy(update={"file": file})})
 
     def to_json(self) -> dict[str, Any]:  # any JSON
@@ -281,7 +310,12 @@ def parse_job(data: object) -> JobSpec:
 
 
 def check_static(
-    spec: JobSpec, now: datetime, *, allow_faults: bool = False, find_trained: FindTrained | None = None
+    spec: JobSpec,
+    now: datetime,
+    *,
+    allow_faults: bool = False,
+    find_trained: FindTrained | None = None,
+    find_adapter: FindTrained | None = None,
 ) -> None:
     """Check all that can be told without reading the source.
 
@@ -293,6 +327,7 @@ def check_static(
         now: Its submission.
         allow_faults: Whether the echo model may be told to fail.
         find_trained: Looks for a model that was trained; without it one that may be is left for later.
+        find_adapter: The same of an adapter.
 
     Raises:
         SpecError: one of them does not hold.
@@ -305,7 +340,8 @@ def check_static(
     if spec.replay is not None:
         raise SpecError("replay is for the service itself; use `nightmill replay JOB INDEX`", param="replay")
     _check_model(spec, find_trained)
-    compile_templates(spec)
+    _check_adapters(spec, find_adapter)
+    compile_templates(spec.over_rows())
     if spec.output_schema is not None:
         try:
             check_schema(spec.output_schema)
@@ -318,6 +354,7 @@ def check_static(
 def _check_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
     try:
         if spec.kind == "train":
+            _check_base(spec)
             return  # its model is yet to be
         if may_be_trained(spec):
             if find_trained is not None:
@@ -332,12 +369,66 @@ def _check_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
         raise SpecError(f"model: {error.message}", param="model", code=error.code) from error
 
 
+def _check_base(spec: JobSpec) -> None:
+    base = None if spec.training is None else spec.training.base
+    if base is None or spec.data is None:
+        return
+    try:
+        check_base(base, text=spec.data.file is not None)
+    except ModelError as error:
+        raise SpecError(f"training.base: {error.message}", param="training.base", code=error.code) from error
+
+
 def may_be_trained(spec: JobSpec) -> bool:
     """Whether an image job's model is none that Nightmill brings along, and has a name that a trained one may have."""
     name, _, version = spec.model.partition("@")
     if spec.kind != "image" or not uses_model(spec.steps) or name in IMAGE_MODELS or name in MODELS:
         return False
     return TRAINED_NAME.fullmatch(name) is not None and (not version or VERSION.fullmatch(version) is not None)
+
+
+def named_adapters(spec: JobSpec) -> dict[str, str]:
+    """The adapters of a job that may be ones that were trained: by name, the field that names each."""
+    named = {} if spec.adapter is None else {spec.adapter: "adapter"}
+    named |= dict.fromkeys(spec.image.loras, "image.loras")
+    return {name: field for name, field in named.items() if not weights.is_folder_name(name)}
+
+
+def adapter_versions(spec: JobSpec, find_adapter: FindTrained) -> dict[str, str]:
+    """The adapters that a job names, each with the version that it comes to now.
+
+    Raises:
+        SpecError: there is no such adapter, or it is none of the job's model.
+        StoreError: the store cannot be reached.
+    """
+    found = {}
+    for name, field in named_adapters(spec).items():
+        try:
+            adapter = find_adapter(name)
+        except ModelError as error:
+            raise SpecError(f"{field}: {error.message}", param=field, code=error.code) from error
+        found[name] = adapter.id
+        if adapter.is_text != (spec.kind == "text"):
+            which = "text" if adapter.is_text else "images"
+            raise SpecError(f"{field}: {name!r} is an adapter for {which}", param=field, code="wrong_kind")
+        # Of a folder the worker looks whether the weights are the ones that it was trained for.
+        if adapter.base != spec.model and not any(map(weights.is_folder_name, (adapter.base, spec.model))):
+            message = f"{field}: {name!r} was trained for {adapter.base!r}, and the job's model is {spec.model!r}"
+            raise SpecError(message, param=field, code="wrong_base")
+    return found
+
+
+def _check_adapters(spec: JobSpec, find_adapter: FindTrained | None) -> None:
+    for name, field in named_adapters(spec).items():
+        base, _, version = name.partition("@")
+        if TRAINED_NAME.fullmatch(base) is None or (version and VERSION.fullmatch(version) is None):
+            raise SpecError(
+                f"{field}: {name!r} can be no adapter's name; give NAME or NAME@VERSION of one that was trained, or a "
+                "folder (/path, ./path)",
+                param=field,
+            )
+    if find_adapter is not None:
+        adapter_versions(spec, find_adapter)
 
 
 def compile_templates(spec: JobSpec) -> PromptTemplate:
@@ -358,6 +449,8 @@ def compile_templates(spec: JobSpec) -> PromptTemplate:
 
 def template_param(spec: JobSpec, index: int) -> str:
     """Which field of the job the template `index` came from."""
+    if spec.data is not None:
+        return spec.data.template_field(index)
     if spec.kind == "image":
         return "prompt" if index == 0 and spec.prompt is not None else "negative_prompt"
     if spec.system is not None:

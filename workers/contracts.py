@@ -13,7 +13,8 @@ During an upgrade, processes of two versions work side by side, so both must get
 
 Version 1 is the first. Version 2 adds `skip` and `alone` to ShardTask: who overlooks them reads other rows, or takes
 other shards down with its engine. Version 3 adds `image` to Work: who overlooks it answers with text. Version 4 adds
-`train` to Work, and `training` to ShardReport.
+`train` to Work, and `training` to ShardReport. Version 5 adds `adapter` to Work, `adapters` to ImageWork and `tune` to
+TrainWork: who overlooks one answers without the adapter.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 4
+WIRE_VERSION = 5
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -128,11 +129,24 @@ class ImageWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """From this score of the classifier on, an image is not stored; None asks no classifier."""
     deny: tuple[str, ...] = ()
     """Words and phrases that no prompt may hold."""
+    adapters: tuple[str, ...] = ()
+    """Those of the settings' `loras` that were trained here, `NAME@VERSION`: to be fetched from the store."""
     replay: Replay | None = None
 
     def parsed_settings(self) -> ImageSettings:
         """The settings as a checked object."""
         return ImageSettings.model_validate(self.settings)
+
+
+class TuneWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a training job tunes: the adapter of a model that there is."""
+
+    base: str
+    """A model's name, a local folder or a hub id."""
+    messages: tuple[Message, ...] = ()
+    """Of a text model: templates over the row. The last is the completion, which alone is learned."""
+    rows: tuple[SourceRange, ...] = ()
+    """Of a text model: where the rows are, in order."""
 
 
 class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -150,6 +164,8 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     width: int = 28
     grey: bool = False
     license: str = "unknown"
+    tune: TuneWork | None = None
+    """Of the family `lora`."""
 
     def parsed_settings(self) -> TrainingSettings:
         """The settings as a checked object."""
@@ -179,6 +195,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a job that makes images; `messages`, `sampling` and `schema` then say nothing."""
     train: TrainWork | None = None
     """Of a job that trains a model: its one item, which has no row to speak of."""
+    adapter: str | None = None
+    """Of a text job: `NAME@VERSION`, or a local folder."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -322,10 +340,13 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
         return 1 if message.training is None else 4
     if not isinstance(message, ShardTask):
         return 1
-    if message.work.train is not None:
+    work = message.work
+    if work.adapter is not None or (work.train is not None and work.train.tune is not None):
+        return 5
+    if work.train is not None:
         return 4
-    if message.work.image is not None:
-        return 3
+    if work.image is not None:
+        return 5 if work.image.adapters else 3
     return 2 if message.skip or message.alone else 1
 
 

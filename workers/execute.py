@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -20,6 +21,7 @@ import msgspec
 from models.backend import Backend, ImageBackend
 from models.spec import ModelInfo, Usage
 from models.training_run import TrainingBackend
+from workers.adapters import find_adapters
 from workers.contracts import (
     Counts,
     Failure,
@@ -90,7 +92,7 @@ class Execution:
         sleep: Waits for so many seconds.
         between: A random number between two; it spreads the pauses of workers whose store went away together.
         screen: Looks at images for those jobs that ask for it.
-        cache_dir: Where a training unpacks its images.
+        cache_dir: Where a training unpacks its images, and adapters are kept.
     """
 
     def __init__(
@@ -252,8 +254,10 @@ class Execution:
     def _read(self, info: ModelInfo) -> TextItems | ImageItems:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
+        cache_dir = self._cache_dir or Path(tempfile.gettempdir())
+        adapters = find_adapters(self.task.work, info, self._store, cache_dir)
         kind = TextItems if self.task.work.image is None else ImageItems
-        return kind(self.task, info, read_rows(self.task.source, self._store), earlier)
+        return kind(self.task, info, read_rows(self.task.source, self._store), earlier, adapters)
 
 
 async def _answer(items: TextItems, backend: Backend) -> None:

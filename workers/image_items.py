@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from models.spec import ItemError, Message, ModelInfo, Usage
+from models.spec import Adapter, ItemError, Message, ModelInfo, Usage
 from workers.contracts import ImageWork, Row, ShardTask
-from workers.items import ShardItems
+from workers.items import NO_ADAPTERS, ShardItems
 from workers.picture_files import Provenance
 from workers.prompts import PromptTemplate
 from workers.records import EarlierRecord, Record, StoredImage, encode_record, item_seed
@@ -36,17 +36,24 @@ class ImageItems(ShardItems):
     """As `ShardItems`; `asks` are the items that are not done yet."""
 
     def __init__(
-        self, task: ShardTask, info: ModelInfo, rows: Iterable[Row], earlier: Mapping[int, EarlierRecord]
+        self,
+        task: ShardTask,
+        info: ModelInfo,
+        rows: Iterable[Row],
+        earlier: Mapping[int, EarlierRecord],
+        adapters: Mapping[str, Adapter] = NO_ADAPTERS,
     ) -> None:
         if task.work.image is None:
             raise AssertionError("the shard is not one of an image job")
         self.image: ImageWork = task.work.image
-        self.settings = self.image.parsed_settings()
+        settings = self.image.parsed_settings()
+        loras = {adapters[name].folder if name in adapters else name: weight for name, weight in settings.loras.items()}
+        self.settings = settings.model_copy(update={"loras": loras})
         self.asks: list[ImageAsk] = []
         self._prompts: dict[int, str] = {}
         self._deny = DenyList(self.image.deny)
         self._template = PromptTemplate((Message("user", self.image.prompt), Message("user", self.image.negative)))
-        super().__init__(task, info, rows, earlier)
+        super().__init__(task, info, rows, earlier, adapters)
 
     @property
     def several(self) -> bool:
@@ -65,6 +72,7 @@ class ImageItems(ShardItems):
             prompt=prompt or UNSET,
             model=self._info.model,
             model_revision=self._info.revision,
+            adapters=self._adapters,
             seed=images[0].seed,
             reproducible=self._info.reproducible,
             settings=self._shown_settings(),

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import UNSET, UnsetType
 
-from models.spec import ItemError, ModelInfo, Usage
+from models.spec import Adapter, ItemError, ModelInfo, Usage
 from workers.contracts import Counts, Row, ShardTask
 from workers.prompts import PromptError
 from workers.records import EarlierRecord, Record, encode_record
 
 _NO_USAGE = Usage()
+NO_ADAPTERS: Mapping[str, Adapter] = {}
 
 
 class ShardItems(ABC):
@@ -24,10 +25,16 @@ class ShardItems(ABC):
         info: the model that will answer.
         rows: the rows of `task.source`, all of them, in order.
         earlier: records of an earlier attempt; items that are ok in it are carried over and not asked again.
+        adapters: the job's, by the names that its work has for them.
     """
 
     def __init__(
-        self, task: ShardTask, info: ModelInfo, rows: Iterable[Row], earlier: Mapping[int, EarlierRecord]
+        self,
+        task: ShardTask,
+        info: ModelInfo,
+        rows: Iterable[Row],
+        earlier: Mapping[int, EarlierRecord],
+        adapters: Mapping[str, Adapter] = NO_ADAPTERS,
     ) -> None:
         self.usage = Usage()
         self._ok = self._failed = 0
@@ -38,6 +45,7 @@ class ShardItems(ABC):
         self._custom_ids: list[str | UnsetType] = [UNSET] * task.count
         self._inputs: list[Row | UnsetType] = [UNSET] * task.count
         self._earlier = earlier
+        self._adapters = {name: adapter.revision for name, adapter in adapters.items()} or UNSET
         self._attempts = {index: record.attempts + 1 for index, record in earlier.items() if not record.ok}
         self._read(rows, earlier)
 

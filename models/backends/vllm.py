@@ -13,8 +13,11 @@ import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Awaitable
 from pathlib import Path
+from types import ModuleType
 
+from models.backends.engine import Engine
 from models.backends.sequences import SequenceBackend, import_engine
 from models.backends.vllm_environment import is_cpu_build
 
@@ -49,10 +52,18 @@ def prewarm() -> None:
 class VllmBackend(SequenceBackend):
     """A model in vLLM."""
 
-    def __init__(self, name: str, *, cache_dir: Path, module: str | None = None) -> None:
-        """`module` overrides the choice between an engine in this process and one in its own."""
+    def __init__(self, name: str, *, cache_dir: Path, module: str | None = None, adapters: bool = False) -> None:
+        """`module` overrides the choice between an engine in this process and one in its own.
+
+        Only an engine that is opened with `adapters` can be asked with some.
+        """
         _quiet()
         super().__init__(name, cache_dir=cache_dir, engine="vllm", module=module or _engine_module())
+        self._adapters = adapters
+
+    def _start(self, module: ModuleType, folder: Path) -> Awaitable[Engine]:
+        started: Awaitable[Engine] = module.start(folder, adapters=self._adapters)
+        return started
 
 
 def _engine_module() -> str:

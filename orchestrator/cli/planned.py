@@ -37,8 +37,8 @@ def plan(
     spec = checked_job(job_file, overrides, allow_faults=settings_for().allow_faults, rows=False)
     with tempfile.TemporaryDirectory(prefix="nightmill-plan-") as folder:
         staging = Staging(FolderStore(folder), STAGED)
-        source = job_source(spec, staging)
-        summary = plan_job(spec, source, staging, on_shards=lambda _: None, samples=samples)
+        rows = spec.over_rows()
+        summary = plan_job(rows, job_source(rows, staging), staging, on_shards=lambda _: None, samples=samples)
     if as_json:
         print_json(_as_json(spec, summary))
     else:
@@ -63,20 +63,17 @@ def _as_json(spec: JobSpec, summary: PlanSummary) -> dict[str, object]:
 
 
 def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
-    size = spec.source.grid_size
-    rows = f" ({summary.rows:,} rows by {size:,} combinations of the grid)" if size > 1 else ""
     lines = [
         f"{spec.name}: {'every row is fine' if spec.training is None else 'can be trained'}",
-        f"  items    {summary.items:,}{rows}",
-        f"  shards   {summary.shards:,}, of {summary.items_per_shard:,} items at most",
+        *_items(spec, summary),
         f"  model    {spec.model} ({_runs_here(spec)})",
         f"  output   {_output(spec, summary)}",
     ]
     if spec.data is not None:
-        lines.append(f"  data     {spec.data.dataset or spec.data.folder}")
+        lines.append(f"  data     {spec.data.dataset or spec.input_file}")
     if spec.source.file is not None:
         lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
-    if summary.columns and spec.data is None:
+    if summary.columns:
         lines.append(f"  columns  {', '.join(summary.columns)}")
     if summary.fields:
         lines.append(f"  used     {', '.join(summary.fields)}")
@@ -84,18 +81,32 @@ def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
         lines.append(f"  ids      from {summary.custom_id}")
     if spec.deadline is not None:
         lines.append(f"  deadline {spec.deadline}")
-    for number, sample in enumerate(() if spec.data is not None else summary.samples):
-        lines += ["", f"  prompt {number}:"]
+    for number, sample in enumerate(summary.samples):
+        lines += ["", f"  {'prompt' if spec.data is None else 'row'} {number}:"]
         for message in sample:
             lines += [f"    {message.role}:", *(f"      {line}" for line in message.content.rstrip().splitlines())]
     return lines
+
+
+def _items(spec: JobSpec, summary: PlanSummary) -> list[str]:
+    if spec.data is not None and spec.data.file is not None:
+        return [f"  rows     {summary.rows:,}"]
+    size = spec.source.grid_size
+    rows = f" ({summary.rows:,} rows by {size:,} combinations of the grid)" if size > 1 else ""
+    return [
+        f"  items    {summary.items:,}{rows}",
+        f"  shards   {summary.shards:,}, of {summary.items_per_shard:,} items at most",
+    ]
 
 
 def _output(spec: JobSpec, summary: PlanSummary) -> str:
     if spec.training is not None:
         training, work = spec.training, spec.train_work(spec.seed)
         budget = "" if training.budget is None else f", {training.budget} at most"
-        return f"a {training.family} model of {work.width} by {work.height}, {training.steps:,} steps{budget}"
+        steps = f"{work.parsed_settings().steps:,} steps{budget}"
+        if training.base is not None:
+            return f"an adapter of {training.base}, {steps}"
+        return f"a {training.family} model of {work.width} by {work.height}, {steps}"
     if spec.kind == "image":
         return f"{spec.n * summary.items:,} images by {', '.join(spec.steps)}"
     longest = spec.sampling.max_tokens * spec.n * summary.items
@@ -113,7 +124,7 @@ def _runs_here(spec: JobSpec) -> str:
         return "one that was trained, if there is"
     try:
         if spec.kind == "train":
-            check_training_engine()
+            check_training_engine(tuning=spec.training is not None and spec.training.base is not None)
             return "can be trained here"
         if spec.kind == "image":
             engine_key(spec.model, spec.steps)

@@ -1,0 +1,213 @@
+"""Adapters as jobs: trained on real rows, named by the next job, several of them on one base."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from models.errors import FailureKind, ModelError
+from orchestrator.settings import Settings
+from tests.support.shards import execution_id, failure
+from tests.support.text_models import save_chat_model
+from tests.support.workshop import DeadlyStore, KilledError, Workshop
+from workers.contracts import Part
+from workers.engines import engine_of, open_engine
+from workers.execute import Execution
+from workers.trained_models import fetch_model, read_model
+
+ROWS = [
+    {"name": name, "colour": colour} for name in ("boot", "coat", "hat", "sock") for colour in ("red", "blue", "tan")
+]
+TRAINING: dict[str, Any] = {
+    "family": "lora",
+    "options": {"rank": 4, "dropout": 0.1, "held_out": 0.2},
+    "steps": 8,
+    "batch_size": 4,
+    "learning_rate": 0.05,
+    "log_every": 2,
+    "checkpoint_every": 4,
+}
+
+
+@pytest.fixture
+def workshop(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Workshop]:
+    store_url = f"file://{tmp_path}/store"
+    made = Workshop(Settings(database_url=sqlite_url, store_url=store_url, redis_url=redis_url), tmp_path)
+    with made.http:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_chat_model(tmp_path_factory.mktemp("base")))
+
+
+def upload(workshop: Workshop, rows: list[dict[str, Any]] = ROWS) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    return str(workshop.http.put("/v1/inputs/rows.csv", content=text.getvalue().encode()).json()["uri"])
+
+
+def text_training(workshop: Workshop, base: str, completion: str, **fields: Any) -> dict[str, Any]:
+    data = {"file": upload(workshop), "prompt": "What is a {{ name }}?", "completion": completion, "license": "CC0-1.0"}
+    return {
+        "kind": "train",
+        "model": "house",
+        "data": data,
+        "training": {**TRAINING, "base": base},
+        "seed": 3,
+        **fields,
+    }
+
+
+def asking(base: str, adapter: str | None, **fields: Any) -> dict[str, Any]:
+    job = {
+        "kind": "text",
+        "engine": "transformers",
+        "model": base,
+        "source": {"items": ROWS[:3]},
+        "prompt": "What is a {{ name }}?",
+        "sampling": {"temperature": 0, "max_tokens": 12, "ignore_eos": True},
+    }
+    return {**job, **({} if adapter is None else {"adapter": adapter}), **fields}
+
+
+def test_rows_become_an_adapter_that_text_jobs_name(workshop: Workshop, base: str) -> None:
+    first = workshop.train_job(text_training(workshop, base, "A {{ colour }} thing!"))
+    record = workshop.record(first)
+    trained = record["trained"]
+    assert (trained["rows"], trained["images"], trained["base"], trained["finished"]) == (12, 0, base, True)
+    assert trained["metrics"]["held_out_loss"] < trained["metrics"]["held_out_loss_before"]
+    folder = fetch_model(workshop.store, "house", first, workshop.cache)
+    config = orjson.loads((folder / "adapter_config.json").read_bytes())
+    assert (config["r"], config["lora_alpha"]) == (4, 8)
+    card = (folder / "README.md").read_text()
+    assert "12 rows" in card
+    assert "CC0-1.0" in card
+    assert trained["base_revision"] in card
+
+    # Two adapters and none, at the same time, on one loaded base.
+    second = workshop.train_job(text_training(workshop, base, "Zzz {{ name }} zzz", model="sleepy"))
+    jobs = [asking(base, "house"), asking(base, f"sleepy@{second}"), asking(base, None)]
+    answers = answered_at_once(workshop, jobs)
+    assert len({tuple(record["output"] for record in records) for records in answers}) == 3
+    one, two, none = (records[0] for records in answers)
+    assert list(one["adapters"]) == [f"house@{first}"]
+    assert list(two["adapters"]) == [f"sleepy@{second}"]
+    assert one["adapters"][f"house@{first}"] != two["adapters"][f"sleepy@{second}"]
+    assert "adapters" not in none
+    assert one["model_revision"] == two["model_revision"] == none["model_revision"] == trained["base_revision"]
+    # Neighbours with another adapter change nothing.
+    assert answered_at_once(workshop, [asking(base, "house")]) == [answers[0]]
+
+    # A folder is as good.
+    [by_folder] = answered_at_once(workshop, [asking(base, str(folder))])
+    assert [record["output"] for record in by_folder] == [record["output"] for record in answers[0]]
+
+
+def answered_at_once(workshop: Workshop, jobs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Records of jobs whose shards one engine runs side by side."""
+    ids = [workshop.post(job) for job in jobs]
+    workshop.plan()
+    runs = [workshop.start(workshop.take(job_id)) for job_id in ids]
+    works = [run.task.work for run in runs]
+    assert len({(work.model, engine_of(work)) for work in works}) == 1
+
+    async def all_of_them() -> list[Part]:
+        backend = open_engine(works[0].model, engine_of(works[0]), workshop.cache, workshop.store)
+        info = await backend.load()
+        try:
+            return await asyncio.gather(*(run.run(backend, info) for run in runs))
+        finally:
+            await backend.close()
+
+    for run, part in zip(runs, asyncio.run(all_of_them()), strict=True):
+        workshop.finish(run, part)
+    found = []
+    for job_id in ids:
+        assert workshop.job(job_id)["status"] == "completed"
+        found.append(workshop.http.get(f"/v1/jobs/{job_id}/results").json()["data"])
+    return found
+
+
+def test_an_adapter_whose_training_was_killed_is_the_same(workshop: Workshop, base: str) -> None:
+    job_id = workshop.post(text_training(workshop, base, "A {{ colour }} thing!"))
+    workshop.plan()
+    task = workshop.take(job_id)
+    execution = execution_id()
+    workshop.tell(task, "started", execution)
+    deadly = DeadlyStore(workshop.store, f"000000004-{execution}/complete.json", after=True)
+    run = Execution(task, execution, deadly, cache_dir=workshop.cache)
+    run.granted.set()
+    with pytest.raises(KilledError):
+        workshop.run(run)
+    workshop.tell(task, "failed", execution, failure=failure(FailureKind.ENGINE, "actor_lost"))
+    again = workshop.start(workshop.take(job_id))
+    workshop.finish(again, workshop.run(again))
+    assert workshop.record(job_id)["training"]["resumed_at"] == 4
+    through = workshop.train_job(text_training(workshop, base, "A {{ colour }} thing!", model="through"))
+    assert adapter_digest(workshop, job_id) == adapter_digest(workshop, through)
+
+
+def adapter_digest(workshop: Workshop, job_id: str) -> str:
+    files = workshop.record(job_id)["trained"]["files"]
+    [digest] = [file["sha256"] for file in files if file["name"] == "adapter_model.safetensors"]
+    return str(digest)
+
+
+@pytest.mark.parametrize(
+    ("completion", "rows", "says"),
+    [
+        ("{{ colour }}", [*ROWS, {"name": "cap", "colour": ""}], "row 13: the completion is empty"),
+        ("{{ colour }}", [*ROWS, {"name": "cap", "colour": "x" * 300}], "row 13: .* the model's context holds 256"),
+    ],
+)
+def test_a_row_that_cannot_be_learned_from_is_named(
+    workshop: Workshop, base: str, completion: str, rows: list[dict[str, Any]], says: str
+) -> None:
+    job = text_training(workshop, base, completion)
+    job_id = workshop.post({**job, "data": {**job["data"], "file": upload(workshop, rows)}})
+    workshop.plan()
+    with pytest.raises(ModelError, match=says) as caught:
+        workshop.run(workshop.start(workshop.take(job_id)))
+    assert (caught.value.kind, caught.value.code) == (FailureKind.MODEL, "training_data_unreadable")
+
+
+def test_a_field_that_no_row_has_fails_the_job_before_it_runs(workshop: Workshop, base: str) -> None:
+    job_id = workshop.post(text_training(workshop, base, "{{ color }}"))
+    workshop.plan()
+    error = workshop.job(job_id)["error"]
+    assert error["param"] == "data.completion"
+    assert "did you mean 'colour'" in error["message"]
+
+
+def test_an_adapter_of_another_model_is_refused(workshop: Workshop, base: str, tmp_path: Path) -> None:
+    other = str(save_chat_model(tmp_path / "other", seed=1))
+    wider = str(save_chat_model(tmp_path / "wider", width=64))
+    job_id = workshop.train_job(text_training(workshop, base, "A {{ colour }} thing!"))
+    folder = fetch_model(workshop.store, "house", job_id, workshop.cache)
+    assert read_model(workshop.store, "house", job_id) is not None
+    for job, says in (
+        (asking(other, "house"), "was trained for"),
+        (asking(wider, str(folder)), "is not of this model"),
+        (asking(base, str(tmp_path)), "has no adapter_config.json"),
+    ):
+        asked = workshop.post(job)
+        workshop.plan()
+        with pytest.raises(ModelError, match=says) as caught:
+            workshop.run(workshop.start(workshop.take(asked)))
+        assert caught.value.kind is FailureKind.MODEL
+    assert workshop.error(**asking("smollm2-135m", "houes")) == (
+        400,
+        "adapter",
+        "adapter: there is no adapter 'houes'; did you mean 'house'?",
+    )
