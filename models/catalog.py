@@ -16,14 +16,15 @@ from typing import Literal, TypeAlias, get_args
 
 from models import weights
 from models.backend import Backend
+from models.backends.vllm_environment import runs_inline
 from models.errors import FailureKind, ModelError, UnknownModelError
 from models.spec import EchoOptions
 
 Engine: TypeAlias = Literal["vllm", "transformers", "echo"]
 TEXT_ENGINES: tuple[Engine, ...] = ("vllm", "transformers")  # in the order that `auto` prefers
 WITH_ADAPTERS = "+adapters"
-"""Behind the name of an engine that must be told when it is opened that it will be asked with adapters. It is a little
-slower even where none is used, so what names none gets the plain one."""
+"""Behind the name of an engine of its own for work that names adapters: vLLM in processes of its own, which must be
+told when it starts. In the process that asks it, it always takes them: there they cost nothing until they are used."""
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -155,7 +156,7 @@ def engine_key(name: str, engine: str = "auto", *, adapters: bool = False) -> st
         UnknownModelError, ModelError: as `choose_engine`.
     """
     chosen = choose_engine(name, engine)
-    return chosen + WITH_ADAPTERS if adapters and chosen == "vllm" else chosen
+    return chosen + WITH_ADAPTERS if adapters and chosen == "vllm" and not runs_inline() else chosen
 
 
 def open_backend(name: str, *, engine: str = "auto", cache_dir: Path, options: EchoOptions | None = None) -> Backend:

@@ -412,7 +412,8 @@ def adapter_versions(spec: JobSpec, find_adapter: FindTrained) -> dict[str, str]
             which = "text" if adapter.is_text else "images"
             raise SpecError(f"{field}: {name!r} is an adapter for {which}", param=field, code="wrong_kind")
         # Of a folder the worker looks whether the weights are the ones that it was trained for.
-        if adapter.base != spec.model and not any(map(weights.is_folder_name, (adapter.base, spec.model))):
+        by_folder = any(map(weights.is_folder_name, (adapter.base or "", spec.model)))
+        if adapter.base != spec.model and not by_folder:
             message = f"{field}: {name!r} was trained for {adapter.base!r}, and the job's model is {spec.model!r}"
             raise SpecError(message, param=field, code="wrong_base")
     return found

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import itertools
+import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -24,9 +25,15 @@ ENCODE_GROUP = 64
 """Requests tokenised at once, in a thread: the first reach the engine while the next are still being read."""
 
 
+_importing = threading.RLock()
+
+
 def import_engine(module: str) -> ModuleType:
-    """An engine's module, without the warnings of its imports, which neither we nor our caller could act on."""
-    with warnings.catch_warnings():
+    """An engine's module, without the warnings of its imports, which neither we nor our caller could act on.
+
+    One at a time: two threads that import packages which import each other find some of them half imported.
+    """
+    with _importing, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         imported = importlib.import_module(module)
     # Loading a model collects garbage several times: a quarter of a second each, unless what was imported is left out.

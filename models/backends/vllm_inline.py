@@ -49,11 +49,13 @@ class InlineEngine(ThreadedEngine[Generation, Finished]):
             from models.backends.vllm_lora import install  # noqa: PLC0415
 
             install()
-        arguments = engine_arguments(folder, adapters=self._adapters)
-        # A class, not the name "uni": for the name vLLM starts a process, so as to set the environment that ours has.
-        arguments["distributed_executor_backend"] = UniProcExecutor
-        config = EngineArgs(**arguments).create_engine_config()
-        self._engine = LLMEngine(config, UniProcExecutor, log_stats=False, multiprocess_mode=False)
+        try:
+            self._engine = _open(folder, adapters=self._adapters)
+        except ValueError as error:
+            # Of a model whose layers vLLM cannot change, or whose vocabulary is too large; its words are all it tells.
+            if not self._adapters or "LoRA" not in str(error):
+                raise
+            self._engine = _open(folder, adapters=False)
         self.tokenizer = self._engine.renderer.get_tokenizer()
         self.context_length = self._engine.model_config.max_model_len
 
@@ -83,3 +85,11 @@ class InlineEngine(ThreadedEngine[Generation, Finished]):
 
     def _unload(self) -> None:
         self._engine.engine_core.shutdown()
+
+
+def _open(folder: Path, *, adapters: bool) -> LLMEngine:
+    arguments = engine_arguments(folder, adapters=adapters)
+    # A class, not the name "uni": for the name vLLM starts a process, so as to set the environment that ours has.
+    arguments["distributed_executor_backend"] = UniProcExecutor
+    config = EngineArgs(**arguments).create_engine_config()
+    return LLMEngine(config, UniProcExecutor, log_stats=False, multiprocess_mode=False)

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar", "lora"]
-MAX_RANK: Final = 64
+MAX_RANK: Final = 32
 """Of an adapter. vLLM keeps room for this rank in every layer, whatever rank an adapter has."""
 
 

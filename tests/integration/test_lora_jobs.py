@@ -14,6 +14,7 @@ import pytest
 
 from models.errors import FailureKind, ModelError
 from orchestrator.settings import Settings
+from tests.support.pipelines import save_pipeline
 from tests.support.shards import execution_id, failure
 from tests.support.text_models import save_chat_model
 from tests.support.workshop import DeadlyStore, KilledError, Workshop
@@ -211,3 +212,73 @@ def test_an_adapter_of_another_model_is_refused(workshop: Workshop, base: str, t
         "adapter",
         "adapter: there is no adapter 'houes'; did you mean 'house'?",
     )
+
+
+IMAGE_OPTIONS: dict[str, Any] = {"rank": 4, "held_out": 0.2}
+SIDE = {"width": 32, "height": 32}
+
+
+def image_training(workshop: Workshop, base: str, **fields: Any) -> dict[str, Any]:
+    training = {**TRAINING, "options": IMAGE_OPTIONS, "steps": 4, "checkpoint_every": 2, "base": base}
+    data = {"folder": workshop.archive, **SIDE, "license": "CC0-1.0"}
+    return {"kind": "train", "model": "halves", "data": data, "training": training, "seed": 3, **fields}
+
+
+def painting(base: str, loras: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "kind": "image",
+        "model": base,
+        "prompt": "{{ side }}",
+        "source": {"items": [{"side": "left"}]},
+        "image": {"steps": 2, "guidance": 1, **SIDE, "loras": loras},
+    }
+
+
+def test_images_become_an_adapter_that_image_jobs_name(workshop: Workshop, tmp_path: Path) -> None:
+    base = str(save_pipeline("sd", tmp_path / "sd"))
+    first = workshop.train_job(image_training(workshop, base))
+    trained = workshop.record(first)["trained"]
+    assert (trained["images"], trained["rows"], trained["base"], trained["width"]) == (16, 0, base, 32)
+    assert trained["classes"] == ["left", "right"]
+    assert {"held_out_loss", "held_out_loss_before"} == set(trained["metrics"])
+    second = workshop.train_job(image_training(workshop, base, model="other", seed=4))
+    jobs = [
+        painting(base, loras)
+        for loras in (
+            [],
+            [{"name": "halves", "weight": 0.8}],
+            [{"name": f"other@{second}"}],
+            [{"name": "halves", "weight": 0.8}, {"name": f"other@{second}", "weight": 0.5}],
+        )
+    ]
+    records = [found for [found] in answered_at_once(workshop, jobs)]
+    assert len({record["images"][0]["sha256"] for record in records}) == 4
+    assert "adapters" not in records[0]
+    assert list(records[1]["adapters"]) == [f"halves@{first}"]
+    assert records[1]["settings"]["loras"] == {f"halves@{first}": 0.8}
+    assert set(records[3]["adapters"]) == {f"halves@{first}", f"other@{second}"}
+    assert "adapter of" in workshop.error(**{**painting("halves", []), "image": {}})[2]
+
+
+# What diffusers does with tensors on numpy's side.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
+def test_an_adapter_of_each_family_is_the_same_after_a_kill(family: str, workshop: Workshop, tmp_path: Path) -> None:
+    base = str(save_pipeline(family, tmp_path / family))
+    job_id = workshop.post(image_training(workshop, base))
+    workshop.plan()
+    task = workshop.take(job_id)
+    execution = execution_id()
+    workshop.tell(task, "started", execution)
+    deadly = DeadlyStore(workshop.store, f"000000002-{execution}/complete.json", after=True)
+    run = Execution(task, execution, deadly, cache_dir=workshop.cache)
+    run.granted.set()
+    with pytest.raises(KilledError):
+        workshop.run(run)
+    workshop.tell(task, "failed", execution, failure=failure(FailureKind.ENGINE, "actor_lost"))
+    again = workshop.start(workshop.take(job_id))
+    workshop.finish(again, workshop.run(again))
+    through = workshop.train_job(image_training(workshop, base, model="through"))
+    assert adapter_digest(workshop, job_id) == adapter_digest(workshop, through)
+    plain, tuned = answered_at_once(workshop, [painting(base, []), painting(base, [{"name": "halves"}])])
+    assert plain[0]["images"][0]["sha256"] != tuned[0]["images"][0]["sha256"]

@@ -9,6 +9,7 @@ import torch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import peft
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -47,4 +48,15 @@ def save_chat_model(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         transformers.LlamaForCausalLM(config).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_text_adapter(base: Path, folder: Path, *, seed: int) -> Path:
+    """An adapter of a model, as peft saves one, with random weights that show."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.AutoModelForCausalLM.from_pretrained(base)
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(r=4, lora_alpha=32, init_lora_weights=False, target_modules="all-linear")
+        peft.get_peft_model(model, config).save_pretrained(folder)
     return folder
