@@ -40,9 +40,13 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
     if image >= len(record.images):
         raise UnknownImageError(f"item {index} has {len(record.images)} images; count them from 0", "image")
     made = record.images[image]
+    work = _work(jobs, job_id)
+    loras = spec.image.loras if work.image is None else work.image.parsed_settings().loras
     return spec.model_copy(
         update={
-            "model": _model(jobs, job_id),
+            # Of what was trained, the versions that the job's items were made with.
+            "model": work.model,
+            "image": spec.image.model_copy(update={"loras": loras}),
             "name": f"{spec.name} (replay of item {index})"[:200],
             "source": Source(items=[_row(store, jobs, job_id, index)]),
             "keep": (),
@@ -57,11 +61,10 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
     )
 
 
-def _model(jobs: Jobs, job_id: str) -> str:
-    """The model that a job's items were made with: of one that was trained, the version."""
+def _work(jobs: Jobs, job_id: str) -> Work:
     with database.reading(jobs.engine) as connection:
         text = connection.execute(select(Job.work).where(Job.id == job_id)).scalar() or ""
-    return _works.decode(text).model
+    return _works.decode(text)
 
 
 def _row(store: ObjectStore, jobs: Jobs, job_id: str, index: int) -> Row:
