@@ -77,7 +77,7 @@ SHIPPED = Path(__file__).parent / "trained"
 _FAMILIES = {
     "gan": "a GAN",
     "vae": "a VAE",
-    "autoregressive": "an autoregressive model",
+    "ar": "an autoregressive model",
     "diffusion": "a diffusion model",
 }
 

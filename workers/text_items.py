@@ -14,6 +14,7 @@ from workers.items import NO_ADAPTERS, ShardItems
 from workers.prompts import PromptError, PromptTemplate
 from workers.records import EarlierRecord, Record, encode_record, item_seed
 from workers.schemas import Validator
+from workers.upstream import NO_UPSTREAM, Upstream
 
 
 class TextItems(ShardItems):
@@ -25,6 +26,7 @@ class TextItems(ShardItems):
         info: ModelInfo,
         rows: Iterable[Row],
         earlier: Mapping[int, EarlierRecord],
+        upstream: Upstream = NO_UPSTREAM,
         adapters: Mapping[str, Adapter] = NO_ADAPTERS,
     ) -> None:
         work = task.work
@@ -33,7 +35,7 @@ class TextItems(ShardItems):
         self._template = PromptTemplate(work.messages)
         self._adapter = None if work.adapter is None else adapters[work.adapter]
         self._sampling, self._options = work.parsed_sampling(), work.parsed_options()
-        super().__init__(task, info, rows, earlier, adapters)
+        super().__init__(task, info, rows, earlier, upstream, adapters)
 
     def settle(self, result: TextResult) -> None:
         """Take an item's result as its end."""
@@ -48,10 +50,16 @@ class TextItems(ShardItems):
 
     def _ask(self, index: int, values: Row) -> None:
         work = self._work
+        messages = self._template.render(values)
+        for message in messages:
+            refused = self._refused(message.content)
+            if refused is not None:
+                self.fail(index, refused)
+                return
         self.requests.append(
             TextRequest(
                 index=index,
-                messages=self._template.render(values),
+                messages=messages,
                 sampling=self._sampling,
                 seed=item_seed(work.seed, index, self._attempt(index)),
                 n=work.n,

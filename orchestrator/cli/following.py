@@ -80,6 +80,8 @@ def sample_lines(record: Mapping[str, Any], width: int) -> list[str]:  # a recor
 
 def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
     """The outputs of a record as text; of a record without any, why there is none."""
+    if "nodes" in record:
+        return [f"{name}: {text}" for name, made in record["nodes"].items() for text in output_texts(made)]
     if "error" in record:
         return [f"{record['status']}: {record['error']['code']}: {record['error']['message']}"]
     if "trained" in record:
@@ -90,7 +92,7 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
         return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes'])}"]
     if "images" in record:
         return [
-            f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}, {record.get('prompt', '')}"
+            f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}{_of_prompt(record)}"
             for image in record["images"]
         ]
     if "outputs" in record:
@@ -101,6 +103,10 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
 def _judged(metrics: Mapping[str, float]) -> str:
     before, after = metrics.get("held_out_loss_before"), metrics.get("held_out_loss")
     return "" if before is None or after is None else f": loss on held-out data {before:.4f} before, {after:.4f} after"
+
+
+def _of_prompt(record: Mapping[str, Any]) -> str:  # a record: any JSON
+    return f", {record['prompt']}" if record.get("prompt") else ""
 
 
 def _text(output: object) -> str:

@@ -58,7 +58,7 @@ def test_a_job_becomes_work_and_comes_back_from_json() -> None:
     assert (settings.family, settings.steps, settings.batch_size, settings.average) == ("lora", 300, 8, 0.0)
     assert "lora of smollm2-135m, 300 steps" in shape_of(spec)
     task = ShardTask(job="j", shard=0, token=1, first=0, count=1, source=CountRange(start=0, count=1), work=work)
-    assert lowest_version(task) == 5
+    assert lowest_version(task) == 7
     assert msgspec.structs.replace(decode(encode(task), ShardTask), version=1) == task
 
 
@@ -69,9 +69,9 @@ def test_work_that_names_an_adapter_is_not_for_those_that_know_none() -> None:
         return lowest_version(ShardTask(job="j", shard=0, token=1, first=0, count=1, source=source, work=work))
 
     assert version(TEXT) == 1
-    assert version({**TEXT, "adapter": "house"}, house="house@01V") == 5
+    assert version({**TEXT, "adapter": "house"}, house="house@01V") == 7
     assert version({**IMAGE, "image": {"loras": {"/mine": 1}}}) == 3
-    assert version({**IMAGE, "image": {"loras": {"house": 1}}}, house="house@01V") == 5
+    assert version({**IMAGE, "image": {"loras": {"house": 1}}}, house="house@01V") == 7
 
 
 def test_adapters_of_images_are_written_as_a_list_or_by_name() -> None:
