@@ -131,5 +131,7 @@ class ImageItems(ShardItems):
         )
 
     def _shown_settings(self, chosen: ImageSettings) -> dict[str, Any]:  # JSON
-        shown = {**self.image.settings, **chosen.model_dump(mode="json", exclude_unset=True)}
+        # Adapters as the job names them: where they lie here says nothing elsewhere, and a replay looks them up.
+        told = chosen.model_dump(mode="json", exclude_unset=True, exclude={"loras"})
+        shown = {**self.image.settings, **told}
         return {name: value for name, value in shown.items() if value is not None}
