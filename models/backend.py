@@ -32,7 +32,8 @@ class Backend(Protocol):
         iterator early (`aclose`, or cancelling the task that awaits it) aborts in the engine what is not finished.
 
         Raises:
-            ModelError: kind ENGINE, the engine broke; what was yielded before stays valid.
+            ModelError: kind ENGINE, the engine broke; what was yielded before stays valid. Kind MODEL, the requests
+                name an adapter that is not one, or not of this model.
         """
         ...
 

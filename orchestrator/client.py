@@ -77,6 +77,10 @@ class ModelEntry(msgspec.Struct, frozen=True):
     classes: tuple[str, ...] = ()
     size: tuple[int, ...] = ()
     license: str = ""
+    kind: str = "image"
+    engines: tuple[str, ...] = ()
+    base: str | None = None
+    """Of an adapter: the model that it changes."""
 
 
 class _Problem(msgspec.Struct):

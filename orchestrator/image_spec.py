@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,11 +83,14 @@ class ImageFields(BaseModel):
     safety: Safety = Safety()
     replay: ReplayOf | None = None
 
-    def image_work(self, prompt: str | None) -> ImageWork:
-        """The part of the job's work that is about images."""
+    def image_work(self, prompt: str | None, adapters: Mapping[str, str]) -> ImageWork:
+        """The part of the job's work that is about images; `adapters` gives versions of those that were trained."""
+        settings = self.image.model_dump(mode="json", exclude_defaults=True)
+        if self.image.loras:
+            settings["loras"] = {adapters.get(name, name): weight for name, weight in self.image.loras.items()}
         return ImageWork(
             steps=self.steps,
-            settings=self.image.model_dump(mode="json", exclude_defaults=True),
+            settings=settings,
             prompt=prompt or "",
             negative=self.negative_prompt or "",
             input=self.input,
@@ -98,6 +101,7 @@ class ImageFields(BaseModel):
             provenance=self.provenance,
             nsfw_threshold=self.safety.threshold,
             deny=self.safety.deny,
+            adapters=tuple(adapters.values()),
             replay=None if self.replay is None else Replay(**self.replay.model_dump()),
         )
 

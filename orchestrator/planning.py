@@ -27,18 +27,19 @@ from orchestrator.source_files import (
     Staging,
     check_start,
     open_local,
+    open_source,
     pinned,
     put_checked,
     stage,
 )
 from orchestrator.spec import JobSpec, compile_templates
 from orchestrator.spec_error import SpecError
-from workers.contracts import ByteRange, CountRange, Row, RowGroupRange
+from workers.contracts import ByteRange, CountRange, Row, RowGroupRange, SourceRange
 from workers.sources import RangedFile, open_parquet, parquet_columns
-from workers.store import StoreError
+from workers.store import ObjectStore, StoreError
 from workers.store_folder import FolderStore
 
-__all__ = ["PlanSummary", "PlannedShard", "Staging", "default_shard_size", "plan", "plan_here"]
+__all__ = ["PlanSummary", "PlannedShard", "Staging", "default_shard_size", "plan", "plan_here", "training_rows"]
 
 TEXT_SHARD = 32
 ECHO_SHARD = 5000
@@ -49,6 +50,8 @@ AUDIO_SHARD = 64
 SHARD_BATCH = 500
 """Shards that are handed over at once."""
 MAX_ITEMS = 1_000_000_000
+MAX_TRAINING_ROWS = 1_000_000
+"""A training has its rows in memory."""
 MAX_SHARDS = 5_000_000
 MAX_GROUP_BYTES = 8 << 20
 """Uncompressed bytes of a Parquet row group that a shard may read for its rows' sake."""
@@ -121,6 +124,39 @@ def plan(
         if batch:
             on_shards(batch)
         return run.summary(shards)
+
+
+def training_rows(spec: JobSpec, own: ObjectStore, staging: Staging) -> tuple[SourceRange, ...]:
+    """Where the rows are that a job trains on, once each has been checked; of a job that trains on none, nothing.
+
+    Raises:
+        SpecError: as `plan`.
+        StoreError: the store failed.
+    """
+    rows = spec.over_rows()
+    if rows is spec:
+        return ()
+    ranges: list[SourceRange] = []
+    try:
+        summary = plan(
+            rows,
+            open_source(rows, own),
+            staging,
+            on_shards=lambda shards: ranges.extend(shard.source for shard in shards),
+            items_per_shard=MAX_TRAINING_ROWS,
+            samples=0,
+        )
+    except SpecError as error:
+        raise _of_training(error) from error
+    if summary.rows > MAX_TRAINING_ROWS:
+        message = f"holds {summary.rows:,} rows; a training takes {MAX_TRAINING_ROWS:,} at most"
+        raise SpecError(message, file=spec.input_file, param="data.file", code="invalid_source")
+    return tuple(ranges)
+
+
+def _of_training(error: SpecError) -> SpecError:
+    param = "data.file" if error.param == "source.file" else error.param
+    return SpecError(error.message, param=param, line=error.line, file=error.file, code=error.code)
 
 
 def plan_here(spec: JobSpec, *, items_per_shard: int | None = None, samples: int = 3) -> PlanSummary:

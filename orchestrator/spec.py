@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from models import weights
 from models.audio_catalog import AUDIO_MODELS, UnknownVoiceError, check_audio_model
 from models.catalog import MODELS, check_model
 from models.errors import ModelError
@@ -20,11 +21,12 @@ from orchestrator.deadlines import resolve_deadline
 from orchestrator.flow_spec import check_flow, with_sources
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
-from orchestrator.train_spec import ROW, TrainFields, check_training
+from orchestrator.train_spec import ROW, TrainFields, check_base, check_training
 from orchestrator.validation import explain, json_type
-from workers.contracts import Row, Work
+from workers.contracts import Row, SourceRange, Work
 from workers.prompts import PromptError, PromptTemplate
 from workers.schemas import SchemaError, check_schema
+from workers.trained_models import TrainedModel
 
 __all__ = [
     "JobSpec",
@@ -41,7 +43,7 @@ MAX_GRID = 100_000
 """Items that one row may make."""
 MAX_SEED = (1 << 63) - 1
 Text = Annotated[str, Field(min_length=1)]
-FindTrained: TypeAlias = Callable[[str], object]
+FindTrained: TypeAlias = Callable[[str], TrainedModel]
 """Raises UnknownModelError where there is no trained model of a name."""
 
 
@@ -135,6 +137,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
     """Fields of the row that a record repeats as `input`; by default the grid's."""
     max_tokens_field: Text | None = None
     """The field of a row that bounds that row's outputs, in place of `sampling.max_tokens`."""
+    adapter: Text | None = None
+    """Of text: a LoRA adapter of the model, `NAME` or `NAME@VERSION` of one that was trained, or a folder."""
     options: EchoOptions | None = None
     nodes: dict[str, JobSpec] | None = None
     """Of a flow: its jobs by name. As they stand here their source is none; `flow_spec.node_specs` gives them all."""
@@ -169,15 +173,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             self._refuse_training()
         if self.kind != "audio":
             refuse_audio_fields(self, self.kind)
-        if self.kind == "image":
-            self._check_image_job()
-        elif self.kind == "train":
-            self._check_training_job()
-        elif self.kind == "audio":
-            self._check_audio_job()
-        else:
-            refuse_image_fields(self, self.kind)
-            self._check_text_job()
+        of_kind = {"image": self._check_image_job, "train": self._check_training_job, "audio": self._check_audio_job}
+        of_kind.get(self.kind, self._check_text_job)()
         if self.options is not None and self.model != "echo":
             raise ValueError("options are for the model 'echo' alone")
         return self
@@ -188,12 +185,12 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
                 raise ValueError(f"{name} is for training, and the job is of kind {self.kind}; set kind: train")
 
     def _check_image_job(self) -> None:
-        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
+        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine", "adapter")
         check_images(self, prompt=self.prompt)
 
     def _check_audio_job(self) -> None:
         refuse_image_fields(self, self.kind, shared=("provenance",))
-        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
+        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine", "adapter")
         self._refuse("n", what="for text and images; a voice speaks a text in one way")
         if self.prompt is None:
             raise ValueError("the job has no prompt; it is what is spoken")
@@ -201,7 +198,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
     def _check_training_job(self) -> None:
         refuse_image_fields(self, self.kind)
         self._refuse("prompt", "messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
-        self._refuse("n", "keep", "options", what="for jobs with rows")
+        self._refuse("n", "keep", "options", "adapter", what="for jobs with rows")
         if self.source != Source(**ROW):
             raise ValueError("source is for jobs with rows; a training job has data")
         check_training(self, model=self.model, seed=self.seed)
@@ -213,6 +210,9 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
                 raise ValueError(f"{shown} is {what}, and the job is of kind {self.kind}")
 
     def _check_text_job(self) -> None:
+        refuse_image_fields(self, self.kind)
+        if self.adapter is not None and self.model == "echo":
+            raise ValueError("adapter: the model 'echo' takes none")
         if self.kind == "echo" and self.model != "echo":
             raise ValueError(f"model is {self.model!r}, but a job of kind echo runs the model 'echo'; set kind: text")
         if (self.prompt is None) == (self.messages is None):
@@ -232,6 +232,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
     @property
     def templates(self) -> tuple[Message, ...]:
         """The messages of an item, as templates; of an image or speech, its prompts, as far as given."""
+        if self.data is not None:
+            return self.data.templates if self.source.file is not None else ()
         if self.kind in {"train", "flow"}:
             return ()
         if self.kind == "audio":
@@ -255,14 +257,33 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
         """Fields of a row that its record repeats."""
         return tuple(self.source.grid or ()) if self.keep is None else self.keep
 
-    def work(self, custom_id: str | None, *, model: str | None = None, etag: str | None = None) -> Work:
+    def over_rows(self) -> JobSpec:
+        """A training on rows as a job over these rows, for planning to read and check them; any other job as it is."""
+        data = self.data
+        if data is None or data.file is None:
+            return self
+        source = Source(file=data.file, format=data.format, delimiter=data.delimiter)
+        return self.model_copy(update={"source": source})
+
+    def work(
+        self,
+        custom_id: str | None,
+        *,
+        model: str | None = None,
+        etag: str | None = None,
+        rows: tuple[SourceRange, ...] = (),
+        adapters: Mapping[str, str] | None = None,
+    ) -> Work:
         """What every shard of the job has in common.
 
         Args:
             custom_id: The field that holds the rows' ids, as planning found it.
             model: In place of the job's: the version of a trained model that it came to.
             etag: The version of a training's archive.
+            rows: Where a training's rows are.
+            adapters: By the job's names of adapters that were trained, `NAME@VERSION` of each.
         """
+        adapters = adapters or {}
         textless = self.kind in {"image", "audio", "train"}
         return Work(
             model=model or self.model,
@@ -277,26 +298,30 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             max_tokens_field=self.max_tokens_field,
             keep=self.kept,
             options=None if self.options is None else self.options.model_dump(mode="json"),
-            image=self.image_work(self.prompt) if self.kind == "image" else None,
+            image=self.image_work(self.prompt, adapters) if self.kind == "image" else None,
             audio=self.audio_work(self.prompt, provenance=self.provenance) if self.kind == "audio" else None,
-            train=self.train_work(self.seed, etag) if self.kind == "train" else None,
+            train=self.train_work(self.seed, etag, rows) if self.kind == "train" else None,
+            adapter=None if self.adapter is None else adapters.get(self.adapter, self.adapter),
             upstream=tuple(self.upstream or ()),
         )
 
     @property
     def input_file(self) -> str | None:
         """What the job reads: its source's file, or the folder of a training's images; None where it reads nothing."""
-        return self.source.file if self.data is None else self.data.folder
+        return self.source.file if self.data is None else self.data.folder or self.data.file
 
     @property
     def input_param(self) -> str:
         """The field that names it."""
-        return "source.file" if self.data is None else "data.folder"
+        if self.data is None:
+            return "source.file"
+        return "data.folder" if self.data.file is None else "data.file"
 
     def with_source_file(self, file: str) -> JobSpec:
         """The same job, reading another file: the uploaded copy of a local one, say."""
         if self.data is not None:
-            return self.model_copy(update={"data": self.data.model_copy(update={"folder": file})})
+            field = "folder" if self.data.file is None else "file"
+            return self.model_copy(update={"data": self.data.model_copy(update={field: file})})
         return self.model_copy(update={"source": self.source.model_copy(update={"file": file})})
 
     def to_json(self) -> dict[str, Any]:  # any JSON
@@ -320,7 +345,12 @@ def parse_job(data: object) -> JobSpec:
 
 
 def check_static(
-    spec: JobSpec, now: datetime, *, allow_faults: bool = False, find_trained: FindTrained | None = None
+    spec: JobSpec,
+    now: datetime,
+    *,
+    allow_faults: bool = False,
+    find_trained: FindTrained | None = None,
+    find_adapter: FindTrained | None = None,
 ) -> None:
     """Check all that can be told without reading the source.
 
@@ -332,6 +362,7 @@ def check_static(
         now: Its submission.
         allow_faults: Whether the echo model may be told to fail.
         find_trained: Looks for a model that was trained; without it one that may be is left for later.
+        find_adapter: The same of an adapter.
 
     Raises:
         SpecError: one of them does not hold.
@@ -346,9 +377,10 @@ def check_static(
     if spec.upstream is not None:
         raise SpecError("upstream is for the service itself; write a flow: kind: flow, with nodes", param="upstream")
     for name, node in (spec.nodes or {}).items():
-        _check_node(name, node, now, allow_faults=allow_faults, find_trained=find_trained)
+        _check_node(name, node, now, allow_faults=allow_faults, find_trained=find_trained, find_adapter=find_adapter)
     _check_model(spec, find_trained)
-    compile_templates(spec)
+    _check_adapters(spec, find_adapter)
+    compile_templates(spec.over_rows())
     if spec.output_schema is not None:
         try:
             check_schema(spec.output_schema)
@@ -359,37 +391,67 @@ def check_static(
 
 
 def _check_node(
-    name: str, node: JobSpec, now: datetime, *, allow_faults: bool, find_trained: FindTrained | None
+    name: str,
+    node: JobSpec,
+    now: datetime,
+    *,
+    allow_faults: bool,
+    find_trained: FindTrained | None,
+    find_adapter: FindTrained | None,
 ) -> None:
     try:
-        check_static(node, now, allow_faults=allow_faults, find_trained=find_trained)
+        check_static(node, now, allow_faults=allow_faults, find_trained=find_trained, find_adapter=find_adapter)
     except SpecError as error:
         raise error.within(f"nodes.{name}") from error
 
 
 def _check_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
     try:
-        if spec.kind in {"train", "flow"}:
-            return  # its model is yet to be, or its nodes have theirs
-        if spec.kind == "audio":
-            check_audio_model(spec.model, spec.audio)
-            return
-        if spec.model in AUDIO_MODELS and spec.model != "echo":
-            raise SpecError(f"model: {spec.model!r} speaks; set kind: audio", param="model", code="wrong_kind")
-        if may_be_trained(spec):
-            if find_trained is not None:
-                find_trained(spec.model)
-        elif spec.kind == "image":
-            check_image_model(spec.model, spec.steps)
-        elif spec.model in IMAGE_MODELS and spec.model != "echo":
-            raise SpecError(f"model: {spec.model!r} makes images; set kind: image", param="model", code="wrong_kind")
-        else:
-            check_model(spec.model, spec.engine)
+        match spec.kind:
+            case "flow":
+                pass  # its nodes have models
+            case "train":
+                _check_base(spec)
+            case "audio":
+                check_audio_model(spec.model, spec.audio)
+            case "image":
+                _check_image_model(spec, find_trained)
+            case _:
+                _check_text_model(spec)
     except UnknownVoiceError as error:
         param = f"audio.{error.param}"
         raise SpecError(f"{param}: {error.message}", param=param, code=error.code) from error
     except ModelError as error:
         raise SpecError(f"model: {error.message}", param="model", code=error.code) from error
+
+
+def _check_image_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
+    _refuse_model(spec, AUDIO_MODELS, "speaks; set kind: audio")
+    if not may_be_trained(spec):
+        check_image_model(spec.model, spec.steps)
+    elif find_trained is not None:
+        find_trained(spec.model)
+
+
+def _check_text_model(spec: JobSpec) -> None:
+    _refuse_model(spec, AUDIO_MODELS, "speaks; set kind: audio")
+    _refuse_model(spec, IMAGE_MODELS, "makes images; set kind: image")
+    check_model(spec.model, spec.engine)
+
+
+def _refuse_model(spec: JobSpec, others: Container[str], why: str) -> None:
+    if spec.model in others and spec.model != "echo":  # which does everything
+        raise SpecError(f"model: {spec.model!r} {why}", param="model", code="wrong_kind")
+
+
+def _check_base(spec: JobSpec) -> None:
+    base = None if spec.training is None else spec.training.base
+    if base is None or spec.data is None:
+        return
+    try:
+        check_base(base, text=spec.data.file is not None)
+    except ModelError as error:
+        raise SpecError(f"training.base: {error.message}", param="training.base", code=error.code) from error
 
 
 def may_be_trained(spec: JobSpec) -> bool:
@@ -398,6 +460,51 @@ def may_be_trained(spec: JobSpec) -> bool:
     if spec.kind != "image" or not uses_model(spec.steps) or name in IMAGE_MODELS or name in MODELS:
         return False
     return TRAINED_NAME.fullmatch(name) is not None and (not version or VERSION.fullmatch(version) is not None)
+
+
+def named_adapters(spec: JobSpec) -> dict[str, str]:
+    """The adapters of a job that may be ones that were trained: by name, the field that names each."""
+    named = {} if spec.adapter is None else {spec.adapter: "adapter"}
+    named |= dict.fromkeys(spec.image.loras, "image.loras")
+    return {name: field for name, field in named.items() if not weights.is_folder_name(name)}
+
+
+def adapter_versions(spec: JobSpec, find_adapter: FindTrained) -> dict[str, str]:
+    """The adapters that a job names, each with the version that it comes to now.
+
+    Raises:
+        SpecError: there is no such adapter, or it is none of the job's model.
+        StoreError: the store cannot be reached.
+    """
+    found = {}
+    for name, field in named_adapters(spec).items():
+        try:
+            adapter = find_adapter(name)
+        except ModelError as error:
+            raise SpecError(f"{field}: {error.message}", param=field, code=error.code) from error
+        found[name] = adapter.id
+        if adapter.is_text != (spec.kind == "text"):
+            which = "text" if adapter.is_text else "images"
+            raise SpecError(f"{field}: {name!r} is an adapter for {which}", param=field, code="wrong_kind")
+        # Of a folder the worker looks whether the weights are the ones that it was trained for.
+        by_folder = any(map(weights.is_folder_name, (adapter.base or "", spec.model)))
+        if adapter.base != spec.model and not by_folder:
+            message = f"{field}: {name!r} was trained for {adapter.base!r}, and the job's model is {spec.model!r}"
+            raise SpecError(message, param=field, code="wrong_base")
+    return found
+
+
+def _check_adapters(spec: JobSpec, find_adapter: FindTrained | None) -> None:
+    for name, field in named_adapters(spec).items():
+        base, _, version = name.partition("@")
+        if TRAINED_NAME.fullmatch(base) is None or (version and VERSION.fullmatch(version) is None):
+            raise SpecError(
+                f"{field}: {name!r} can be no adapter's name; give NAME or NAME@VERSION of one that was trained, or a "
+                "folder (/path, ./path)",
+                param=field,
+            )
+    if find_adapter is not None:
+        adapter_versions(spec, find_adapter)
 
 
 def compile_templates(spec: JobSpec) -> PromptTemplate:
@@ -418,6 +525,8 @@ def compile_templates(spec: JobSpec) -> PromptTemplate:
 
 def template_param(spec: JobSpec, index: int) -> str:
     """Which field of the job the template `index` came from."""
+    if spec.data is not None:
+        return spec.data.template_field(index)
     if spec.kind == "image":
         return "prompt" if index == 0 and spec.prompt is not None else "negative_prompt"
     if spec.system is not None:

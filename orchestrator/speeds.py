@@ -87,6 +87,8 @@ def shape_of(spec: JobSpec) -> str:
         shape += " at most"
     if spec.output_schema is not None:
         shape += ", schema"
+    if spec.adapter is not None:
+        shape += ", adapter"
     if spec.options is not None:
         shape += f", delay {spec.options.delay_ms:g}"
     return shape

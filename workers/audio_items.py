@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from msgspec import UNSET
 
 from models.audio import AudioRequest
-from models.spec import Message, ModelInfo, Usage
+from models.spec import Adapter, Message, ModelInfo, Usage
 from workers.contracts import AudioWork, Row, ShardTask
-from workers.items import ShardItems
+from workers.items import NO_ADAPTERS, ShardItems
 from workers.prompts import PromptTemplate
 from workers.provenance import Provenance
 from workers.records import EarlierRecord, Record, StoredAudio, encode_record, item_seed
@@ -26,6 +26,7 @@ class AudioItems(ShardItems):
         rows: Iterable[Row],
         earlier: Mapping[int, EarlierRecord],
         upstream: Upstream = NO_UPSTREAM,
+        adapters: Mapping[str, Adapter] = NO_ADAPTERS,
     ) -> None:
         if task.work.audio is None:
             raise AssertionError("the shard is not one of a speech job")
@@ -35,7 +36,7 @@ class AudioItems(ShardItems):
         self._options = task.work.parsed_options()
         self._prompts: dict[int, str] = {}
         self._template = PromptTemplate((Message("user", self.audio.prompt),))
-        super().__init__(task, info, rows, earlier, upstream)
+        super().__init__(task, info, rows, earlier, upstream, adapters)
 
     def settle(self, index: int, sound: StoredAudio) -> None:
         """Take a sound that is in the store as an item's end."""

@@ -16,6 +16,8 @@ other shards down with its engine. Version 3 adds `image` to Work: who overlooks
 `train` to Work, and `training` to ShardReport. Version 5 adds `deny` and `audio` to Work: who overlooks them makes what
 is forbidden, or answers with text.
 Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
+Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWork: who overlooks one answers without the
+adapter, or trains something else.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 6
+WIRE_VERSION = 7
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -131,6 +133,8 @@ class ImageWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """From this score of the classifier on, an image is not stored; None asks no classifier."""
     deny: tuple[str, ...] = ()
     """Words and phrases that no prompt may hold."""
+    adapters: tuple[str, ...] = ()
+    """Those of the settings' `loras` that were trained here, `NAME@VERSION`: to be fetched from the store."""
     replay: Replay | None = None
 
     def parsed_settings(self) -> ImageSettings:
@@ -152,6 +156,17 @@ class AudioWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return AudioSettings.model_validate(self.settings)
 
 
+class TuneWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a training job tunes: the adapter of a model that there is."""
+
+    base: str
+    """A model's name, a local folder or a hub id."""
+    messages: tuple[Message, ...] = ()
+    """Of a text model: templates over the row. The last is the completion, which alone is learned."""
+    rows: tuple[SourceRange, ...] = ()
+    """Of a text model: where the rows are, in order."""
+
+
 class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a training job does; its model has the work's name, and as its version the job's id."""
 
@@ -167,6 +182,8 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     width: int = 28
     grey: bool = False
     license: str = "unknown"
+    tune: TuneWork | None = None
+    """Of the family `lora`."""
 
     def parsed_settings(self) -> TrainingSettings:
         """The settings as a checked object."""
@@ -202,6 +219,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Words and phrases that the service lets no prompt of this tenant hold, whatever the job says."""
     upstream: tuple[str, ...] = ()
     """Of a node of a flow: the nodes whose results its items are made from, under their names, like fields of a row."""
+    adapter: str | None = None
+    """Of a text job: `NAME@VERSION`, or a local folder."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -347,15 +366,23 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
         return 1 if message.training is None else 4
     if not isinstance(message, ShardTask):
         return 1
-    if message.work.upstream:
+    work = message.work
+    if _names_adapters(work):
+        return 7
+    if work.upstream:
         return 6
-    if message.work.deny or message.work.audio is not None:
+    if work.deny or work.audio is not None:
         return 5
-    if message.work.train is not None:
+    if work.train is not None:
         return 4
-    if message.work.image is not None:
+    if work.image is not None:
         return 3
     return 2 if message.skip or message.alone else 1
+
+
+def _names_adapters(work: Work) -> bool:
+    trains = work.train is not None and work.train.tune is not None
+    return trains or work.adapter is not None or (work.image is not None and bool(work.image.adapters))
 
 
 def encode(message: ShardTask | ShardReport | Directive) -> str:

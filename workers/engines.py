@@ -22,13 +22,13 @@ def engine_of(work: Work) -> str:
         ModelError: no engine that is installed here can do it.
     """
     if work.train is not None:
-        training_run.check_training_engine()
+        training_run.check_training_engine(tuning=work.train.tune is not None)
         return TRAINING_ENGINE
     if work.image is not None:
         return image_catalog.engine_key(work.model, work.image.steps)
     if work.audio is not None:
         return audio_catalog.engine_key(work.model)
-    return catalog.choose_engine(work.model, work.engine)
+    return catalog.engine_key(work.model, work.engine, adapters=work.adapter is not None)
 
 
 def needs_place(model: str, engine: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -21,6 +22,7 @@ import msgspec
 from models.backend import AudioBackend, Backend, ImageBackend
 from models.spec import ModelInfo, Usage
 from models.training_run import TrainingBackend
+from workers.adapters import find_adapters
 from workers.audio_items import AudioItems
 from workers.audio_shard import AudioShard
 from workers.contracts import (
@@ -97,7 +99,7 @@ class Execution:
         between: A random number between two; it spreads the pauses of workers whose store went away together.
         screen: Looks at images for those jobs that ask for it.
         credentials: Opens what images are signed with, where they are.
-        cache_dir: Where a training unpacks its images.
+        cache_dir: Where a training unpacks its images, and adapters are kept.
     """
 
     def __init__(
@@ -273,10 +275,12 @@ class Execution:
     def _read(self, info: ModelInfo) -> TextItems | ImageItems | AudioItems:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
+        cache_dir = self._cache_dir or Path(tempfile.gettempdir())
         work = self.task.work
+        adapters = find_adapters(work, info, self._store, cache_dir)
         kind = ImageItems if work.image is not None else AudioItems if work.audio is not None else TextItems
         rows, upstream = read_rows(self.task.source, self._store), self._upstream()
-        return kind(self.task, info, rows, earlier, upstream)
+        return kind(self.task, info, rows, earlier, upstream, adapters)
 
 
 async def _answer(items: TextItems, backend: Backend) -> None:

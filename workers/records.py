@@ -76,6 +76,8 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     usage: Usage | UnsetType = UNSET
     model: str | UnsetType = UNSET
     model_revision: str | UnsetType = UNSET
+    adapters: dict[str, str] | UnsetType = UNSET
+    """Of the model, by name: the digest of each one's weights."""
     seed: int | UnsetType = UNSET
     reproducible: Reproducible | UnsetType = UNSET
     steps: tuple[StepName, ...] | UnsetType = UNSET

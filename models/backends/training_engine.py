@@ -26,7 +26,15 @@ from models.training.data import ImageData, fashion_mnist, image_folder
 from models.training.loop import Progress, sample_sheet, train
 from models.training.saved import CONFIG, WEIGHTS, load_model, save_trained
 from models.training.settings import TrainingSettings
-from models.training_run import SavedState, TrainedFiles, TrainingNews, TrainingPlace, TrainingRequest
+from models.training_run import (
+    SavedState,
+    TextData,
+    TrainedFiles,
+    TrainingData,
+    TrainingNews,
+    TrainingPlace,
+    TrainingRequest,
+)
 
 SAMPLES = "samples.png"
 RATE_STEPS = 50
@@ -45,8 +53,8 @@ def train_files(request: TrainingRequest, place: TrainingPlace, *, stop: threadi
         ModelError: kind MODEL, as `TrainingBackend.train`.
         TrainingStoppedError: `stop` was set before the end.
     """
-    data = _read(request)
-    run = _Run(request.settings, place, stop, signs)
+    data = read_images(request.data)
+    run = TrainingRun(request.settings, place, stop, signs)
     trained = train(
         data, run.settings_left(), run, watch=run.watch, event_folder=request.event_folder, each_step=run.each_step
     )
@@ -75,7 +83,7 @@ def train_files(request: TrainingRequest, place: TrainingPlace, *, stop: threadi
     )
 
 
-class _Run:
+class TrainingRun:
     """One execution of a training: its checkpoints, its time, its news."""
 
     def __init__(
@@ -182,8 +190,14 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _read(request: TrainingRequest) -> ImageData:
-    asked = request.data
+def read_images(asked: TrainingData | TextData) -> ImageData:
+    """The images of a request.
+
+    Raises:
+        ModelError: kind MODEL, they cannot be read.
+    """
+    if isinstance(asked, TextData):
+        raise AssertionError("a training on images was given rows")  # noqa: TRY004  # no caller's fault
     if asked.folder is None:
         return fashion_mnist()
     try:

@@ -86,6 +86,8 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
         return [f"{record['status']}: {record['error']['code']}: {record['error']['message']}"]
     if "trained" in record:
         model = record["trained"]
+        if model.get("base"):
+            return [f"adapter {model['name']}@{model['version']} of {model['base']}{_judged(model['metrics'])}"]
         size = f"{model['width']} by {model['height']}"
         return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes'])}"]
     if "images" in record:
@@ -101,6 +103,11 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
     if "outputs" in record:
         return [_text(output["text"]) for output in record["outputs"]]
     return [_text(record.get("output", record["status"]))]
+
+
+def _judged(metrics: Mapping[str, float]) -> str:
+    before, after = metrics.get("held_out_loss_before"), metrics.get("held_out_loss")
+    return "" if before is None or after is None else f": loss on held-out data {before:.4f} before, {after:.4f} after"
 
 
 def _of_prompt(record: Mapping[str, Any]) -> str:  # a record: any JSON

@@ -103,9 +103,16 @@ def models(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     say("A folder with a model (model: ./my-model) or a hub id (model: org/name) can be named as well.")
 
 
+def _missing(engine: str) -> tuple[str, ...]:
+    from models import catalog, image_catalog
+
+    if engine in image_catalog.IMAGE_ENGINES:
+        return image_catalog.missing_packages(engine)
+    return next((catalog.missing_packages(name) for name in catalog.ENGINES if name == engine), (engine,))
+
+
 def _trained(data_dir: Path | None) -> list[dict[str, Any]]:  # JSON
     """Models that jobs have trained, as far as there is a service that knows them."""
-    from models.image_catalog import TRAINED_ENGINE, missing_packages
     from orchestrator.cli.output import CommandError
     from orchestrator.cli.reach import reading_service, settings_for
     from orchestrator.cli.text import moment
@@ -118,17 +125,20 @@ def _trained(data_dir: Path | None) -> list[dict[str, Any]]:  # JSON
     return [
         {
             "name": entry.id,
-            "kind": "image",
+            "kind": entry.kind,
             "description": f"{entry.family}, {'x'.join(map(str, entry.size))}, trained {moment(entry.created)}: "
-            f"{', '.join(entry.classes)}",
-            "engines": [TRAINED_ENGINE],
-            "runs_here": [] if missing_packages(TRAINED_ENGINE) else [TRAINED_ENGINE],
+            f"{', '.join(entry.classes)}"
+            if entry.base is None
+            else f"a LoRA adapter of {entry.base}, trained {moment(entry.created)}",
+            "engines": list(entry.engines),
+            "runs_here": [engine for engine in entry.engines if not _missing(engine)],
             "license": entry.license,
             "version": entry.version,
             "family": entry.family,
             "classes": list(entry.classes),
             "size": list(entry.size),
             "trained_at": entry.created,
+            "base": entry.base,
         }
         for entry in found
     ]

@@ -193,14 +193,15 @@ def checked_job(job_file: Path, overrides: list[str] | None, *, allow_faults: bo
     check_static(spec, datetime.now(UTC), allow_faults=allow_faults)
     if is_local_folder(spec):
         check_local_folder(Path(spec.input_file or ""))
-    if spec.source.file is not None and is_local(spec.source.file):
-        check_local(Path(spec.source.file))
+    source = spec.over_rows().source.file
+    if source is not None and is_local(source):
+        check_local(Path(source))
     if rows and _quickly_read(spec):
         # The scheduler will say the same, but only once everything has been started and uploaded.
         from orchestrator.planning import plan_here
 
         for each in jobs_of(spec):
-            plan_here(each)
+            plan_here(each.over_rows())
     return spec
 
 
@@ -214,7 +215,7 @@ def jobs_of(spec: JobSpec) -> list[JobSpec]:
 def _quickly_read(spec: JobSpec) -> bool:
     from orchestrator.jobfile import is_local
 
-    source = spec.source
+    source = spec.over_rows().source
     if source.file is not None:
         return is_local(source.file) and Path(source.file).stat().st_size <= QUICK_BYTES
     return (source.count or 1) * source.grid_size <= QUICK_ITEMS
@@ -244,7 +245,7 @@ class Submission:
 
         from orchestrator.jobfile import is_local
 
-        source = spec.source.file
+        source = spec.over_rows().source.file
         if source is not None and is_local(source):
             shown.phase("uploading")
             spec = spec.with_source_file(client.upload(Path(source)).uri)

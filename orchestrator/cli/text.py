@@ -68,10 +68,10 @@ def node_text(node: NodeView) -> str:
 
 
 def training_text(training: TrainingProgress) -> str:
-    """`step 500 of 2,000 · loss 0.1234 · 310 images/s · last checkpoint at 500`."""
+    """`step 500 of 2,000 · loss 0.1234 · 310 examples/s · last checkpoint at 500`."""
     parts = [f"step {training.step:,} of {training.steps:,}", losses_text(training)]
     if training.images_per_second:
-        parts.append(f"{training.images_per_second:,.0f} images/s")
+        parts.append(f"{training.images_per_second:,.0f} examples/s")
     if training.resumed_at:
         parts.append(f"went on from step {training.resumed_at:,}")
     if training.checkpoint is not None:

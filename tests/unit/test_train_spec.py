@@ -76,7 +76,7 @@ def test_samples_come_with_losses() -> None:
         ({"data": {"folder": "s3://b/", "width": 30, "height": 32}}, "data.width", "multiple"),
         ({"data": {"dataset": "fashion-mnist", "colour": True}}, "data", "has its own"),
         ({"data": {"dataset": "cats"}}, "data.dataset", "fashion-mnist"),
-        ({"training": {"family": "lora"}}, "training.family", "'vae'"),
+        ({"training": {"family": "unet"}}, "training.family", "'vae'"),
         ({"training": {"family": "vae", "options": {"depth": 3}}}, "training.options.depth", "depth"),
         ({"training": {"family": "vae", "budget": "soon"}}, "training.budget", "no span of time"),
         ({"training": {"family": "vae", "budget": "0m"}}, "training.budget", "no span of time"),
