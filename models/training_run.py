@@ -24,7 +24,7 @@ TRAINED_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """The name of a model that a job trains."""
 VERSION: Final = re.compile(r"[0-9A-Za-z]{1,64}")
 TRAINING_ENGINE: Final = "training"
-_NEEDS = ("torch", "safetensors", "tensorboard")
+_NEEDS = ("torch", "safetensors", "tensorboard", "sentencepiece")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class TrainingData:
     """Where the images are, on this machine, and what they are made into."""
 
     folder: Path | None
-    """Sub-folders are classes. None takes `dataset`."""
+    """Sub-folders are classes, or a file of it has the images' captions, as the family needs. None takes `dataset`."""
     dataset: Dataset | None
     name: str
     """Of the folder, for the model's card."""
@@ -91,12 +91,13 @@ class TrainedFiles:
     """What a training has come to."""
 
     files: Mapping[str, bytes]
-    """model.safetensors, config.json, README.md (the card), samples.png."""
+    """Weights (safetensors), config.json, README.md (the card), samples.png."""
     family: str
     height: int
     width: int
     channels: int
     classes: Sequence[str]
+    """None of a model that draws what a text says."""
     images: int
     """That it was trained on."""
     source: str

@@ -20,12 +20,13 @@ from safetensors.torch import load, save
 
 from models.backends.training import Signs
 from models.errors import FailureKind, ModelError
-from models.training.cards import CARD, write_card
+from models.training.captions import captioned_folder
+from models.training.cards import write_card
 from models.training.checkpoints import Checkpoint
 from models.training.data import ImageData, fashion_mnist, image_folder
-from models.training.loop import Progress, sample_sheet, train
-from models.training.saved import CONFIG, WEIGHTS, load_model, save_trained
-from models.training.settings import TrainingSettings
+from models.training.loop import GRID_COLUMNS, Progress, sample_sheet, train
+from models.training.saved import load_model, save_trained
+from models.training.settings import TEXT_FAMILIES, TrainingSettings
 from models.training_run import SavedState, TrainedFiles, TrainingNews, TrainingPlace, TrainingRequest
 
 SAMPLES = "samples.png"
@@ -56,8 +57,8 @@ def train_files(request: TrainingRequest, place: TrainingPlace, *, stop: threadi
         folder = Path(home) / request.model
         save_trained(folder, trained, request.settings, data)
         write_card(folder, load_model(folder).about, {})
-        files = {name: (folder / name).read_bytes() for name in (WEIGHTS, CONFIG, CARD)}
-    files[SAMPLES] = png(sample_sheet(trained.sampler, trained.space))
+        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    files[SAMPLES] = png(sample_sheet(trained.sampler, data.examples(GRID_COLUMNS)))
     return TrainedFiles(
         files=files,
         family=request.settings.family,
@@ -186,8 +187,9 @@ def _read(request: TrainingRequest) -> ImageData:
     asked = request.data
     if asked.folder is None:
         return fashion_mnist()
+    read = captioned_folder if request.settings.family in TEXT_FAMILIES else image_folder
     try:
-        return image_folder(asked.folder, size=(asked.height, asked.width), grey=asked.grey, license=asked.license)
+        return read(asked.folder, size=(asked.height, asked.width), grey=asked.grey, license=asked.license)
     except ModelError as error:
         # Where it was unpacked here says nothing to its owner.
         message = error.message.replace(f"{asked.folder}/", "").replace(str(asked.folder), asked.name)

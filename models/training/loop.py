@@ -92,7 +92,7 @@ def train(
             f"there are {len(data)} images, fewer than the batch_size of {settings.batch_size}",
         )
     space = image_space(data)
-    run = _Run(space, settings)
+    run = _Run(space, settings, data.examples(GRID_COLUMNS))
     checkpoint = checkpoints.latest()
     if checkpoint is not None:
         run.restore(checkpoint)
@@ -133,8 +133,8 @@ def train(
 class _Run:
     """Everything that changes from step to step."""
 
-    def __init__(self, space: ImageSpace, settings: TrainingSettings) -> None:
-        self._space = space
+    def __init__(self, space: ImageSpace, settings: TrainingSettings, examples: Tensor) -> None:
+        self._examples = examples
         self._settings = settings
         self.step = 0
         self.losses: dict[str, float] = {}
@@ -187,7 +187,7 @@ class _Run:
 
     def grid(self) -> NDArray[np.uint8]:
         """Samples of the averaged network, always from the same noise."""
-        return sample_sheet(self.averaged, self._space)
+        return sample_sheet(self.averaged, self._examples)
 
     def checkpoint(self) -> Checkpoint:
         tensors: dict[str, Tensor] = {}
@@ -228,10 +228,10 @@ class _Run:
             self.losses = {name: float(str(value)) for name, value in losses.items()}
 
 
-def sample_sheet(sampler: Sampler, space: ImageSpace) -> NDArray[np.uint8]:
-    """Samples as one picture, a column for each class, always from the same noise."""
-    columns = min(GRID_COLUMNS, len(space.classes))
-    labels = torch.arange(columns).repeat(GRID_ROWS)
+def sample_sheet(sampler: Sampler, examples: Tensor) -> NDArray[np.uint8]:
+    """Samples as one picture, a column for each condition, always from the same noise."""
+    columns = len(examples)
+    labels = torch.cat([examples] * GRID_ROWS)
     noise = torch.stack([sampler.noise(torch.Generator().manual_seed(row)) for row in range(len(labels))])
     with torch.no_grad():
         images = sampler.make(noise, labels)

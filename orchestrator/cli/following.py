@@ -85,7 +85,7 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
     if "trained" in record:
         model = record["trained"]
         size = f"{model['width']} by {model['height']}"
-        return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes'])}"]
+        return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes']) or 'any text'}"]
     if "images" in record:
         return [
             f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}, {record.get('prompt', '')}"

@@ -108,7 +108,7 @@ def _trained(data_dir: Path | None) -> list[dict[str, Any]]:  # JSON
             "name": entry.id,
             "kind": "image",
             "description": f"{entry.family}, {'x'.join(map(str, entry.size))}, trained {moment(entry.created)}: "
-            f"{', '.join(entry.classes)}",
+            f"{', '.join(entry.classes) or 'any text'}",
             "engines": [TRAINED_ENGINE],
             "runs_here": [] if missing_packages(TRAINED_ENGINE) else [TRAINED_ENGINE],
             "license": entry.license,
