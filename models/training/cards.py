@@ -37,12 +37,12 @@ had.
 ## Limits
 
 """
-OF_CLASSES = "It knows its classes and nothing else: words of a prompt that name no class are not drawn. "
-OF_TEXT = """It has seen nothing but its training images. A prompt for anything else becomes the nearest of what it
-knows, or a blend. A sentence is one vector to it: the order of words, numbers and who does what to whom mean little. """
-LIMITS = """It
-repeats what its training data hold, and lacks what they lack. Its pictures are not of things that exist; do not sell by
-them.
+OF_CLASSES = "It knows its classes and nothing else: words of a prompt that name no class are not drawn.\n"
+OF_TEXT = """It has seen nothing but its training images: a prompt for anything else becomes the nearest of what it
+knows, or a blend. A sentence is one vector to it: the order of words, numbers, and who does what to whom mean little.
+"""
+LIMITS = """It repeats what its training data hold, and lacks what they lack. Its pictures are not of things that exist;
+do not sell by them.
 """
 
 

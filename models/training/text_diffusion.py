@@ -197,7 +197,7 @@ class TextDiffusion(Family):
     def _learn_direction(self, images: Tensor, vectors: Tensor, generator: torch.Generator) -> Tensor:
         self._encoder.eval()
         with torch.no_grad(), self.forward_pass():
-            codes = self._encoder(images).float()
+            codes: Tensor = self._encoder(images).float()
         count = len(images)
         noise = torch.randn(codes.shape, generator=generator)
         time = torch.randn(count, generator=generator).sigmoid()
