@@ -36,8 +36,8 @@ class ImageSettings(BaseModel):
     """Weight of classifier-free guidance."""
     scheduler: str | None = None
     """Name of a diffusers scheduler class that fits the model, such as `EulerDiscreteScheduler`."""
-    strength: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Of an edit: how much of the input image is replaced; 1 keeps nothing of it."""
+    strength: Annotated[float | None, Field(gt=0, le=1)] = None
+    """Of an edit or an inpainting: how much of the input image is replaced; 1 keeps nothing of it."""
     loras: dict[str, Annotated[float, Field(ge=-4, le=4)]] = Field(default_factory=dict)
     """Adapters by name or folder, with their weights."""
     style: str | None = None
@@ -45,6 +45,10 @@ class ImageSettings(BaseModel):
     style_strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     scale: Literal[2, 3, 4] = 4
     """Of an upscale step: how many times as wide and as high."""
+
+    def followed_by(self, later: ImageSettings) -> ImageSettings:
+        """These with those that a later step was done with: both as an engine reports them, see `Image.settings`."""
+        return self.model_copy(update=later.model_dump(exclude_unset=True))
 
     @model_validator(mode="after")
     def _both_sides(self) -> Self:
@@ -89,6 +93,9 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     """How many pictures were made in the batch that it was made in: a replay pads to as many."""
     place: int = 0
     """At which place in that batch, from 0: float kernels treat the last rows of a batch differently."""
+    settings: ImageSettings = msgspec.field(default_factory=ImageSettings)
+    """What it was made with: the settings that its engine reads, its own choice where the request left one open. What
+    is not set here, the engine does not read."""
 
 
 class ImageResult(msgspec.Struct, frozen=True, kw_only=True):

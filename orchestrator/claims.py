@@ -44,7 +44,7 @@ def waiting(engine: Engine, limit: int = 100) -> Sequence[Waiting]:
     """Jobs in validation, the most urgent and then the oldest first."""
     statement = (
         select(Job.id, Job.planner, Job.planner_beat)
-        .where(Job.status == JobStatus.VALIDATING.value)
+        .where(Job.status == JobStatus.VALIDATING.value, Job.kind != "flow")  # its nodes are planned
         .order_by(Job.priority, Job.created_at)
         .limit(limit)
     )

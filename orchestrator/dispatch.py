@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, or_
 from orchestrator import database, endings, guards
 from orchestrator.fairness import FairQueue, Offer, standing
 from orchestrator.lifecycle import LONGEST_BACKOFF, SHARD_OUTSTANDING, JobStatus, ShardStatus
+from orchestrator.safety_policy import NO_POLICY, SafetyPolicy, restrict
 from orchestrator.speeds import (
     COLUMNS,
     RECUT_FACTOR,
@@ -87,6 +88,7 @@ class Dispatcher:
         window: Shards of one model that may be outstanding.
         clock: Seconds since the epoch.
         weights: Of tenants; 1 where none is given.
+        policy: What no job may make.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Dispatcher:
         window: int,
         clock: Callable[[], float],
         weights: Mapping[str, float] | None = None,
+        policy: SafetyPolicy = NO_POLICY,
     ) -> None:
         self._engine = engine
         self._shards = shards
@@ -105,6 +108,7 @@ class Dispatcher:
         self._window = window
         self._clock = clock
         self._queue = FairQueue(weights)
+        self._policy = policy
         self._charges: dict[tuple[str, int, int], _Charge] = {}
 
     def step(self) -> int:
@@ -175,7 +179,7 @@ class Dispatcher:
     def _take(self, candidate: Candidate, count: int) -> Sequence[ShardTask]:
         """Take shards of a job, and correct what was charged for them by how large they are."""
         offer, speed = candidate.offer, candidate.speed
-        tasks = take(self._engine, offer.job, count, now=self._clock(), per_item=speed.per_item)
+        tasks = take(self._engine, offer.job, count, now=self._clock(), per_item=speed.per_item, policy=self._policy)
         total = 0.0
         for task in tasks:
             seconds = speed.engine_seconds(task.count) or UNKNOWN_SECONDS
@@ -274,7 +278,7 @@ def with_queued(now: float, full: Sequence[str] = ()) -> Select[*tuple[Any, ...]
                 *COLUMNS,
             )
         )
-        .where(Job.status == JobStatus.IN_PROGRESS.value, Job.model.not_in(full))
+        .where(Job.status == JobStatus.IN_PROGRESS.value, Job.blocked.is_(False), Job.model.not_in(full))
         .where(waiting.exists())
         .order_by(Job.created_at, Job.id)
         .limit(JOBS_AT_ONCE)
@@ -298,7 +302,15 @@ def charged_shards(job_id: str, numbers: Sequence[int]) -> Select[int, int, str,
     )
 
 
-def take(engine: Engine, job_id: str, limit: int, *, now: float, per_item: float | None = None) -> Sequence[ShardTask]:
+def take(
+    engine: Engine,
+    job_id: str,
+    limit: int,
+    *,
+    now: float,
+    per_item: float | None = None,
+    policy: SafetyPolicy = NO_POLICY,
+) -> Sequence[ShardTask]:
     """Mark at most `limit` queued shards of a job dispatched, in order; the messages to publish once this returns.
 
     Args:
@@ -308,6 +320,7 @@ def take(engine: Engine, job_id: str, limit: int, *, now: float, per_item: float
         now: Seconds since the epoch.
         per_item: Seconds of a shard, as shards run, for an item, where it is known. A shard that would take much too
             long is cut, and only its first piece is offered now.
+        policy: What no job may make.
     """
 
     def work(connection: Connection) -> Sequence[ShardTask]:
@@ -339,7 +352,7 @@ def take(engine: Engine, job_id: str, limit: int, *, now: float, per_item: float
             Shard.number.in_(numbers),
             values={"token": Shard.token + 1, "sequence": 0},
         )
-        return tasks(connection, job_id, numbers)
+        return tasks(connection, job_id, numbers, policy)
 
     return database.write(engine, work)
 
@@ -368,10 +381,11 @@ def _next(job_id: str, now: float) -> Select[int, int, int]:
     )
 
 
-def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequence[ShardTask]:
-    """The messages of shards that are dispatched, by their present token."""
-    work = connection.execute(select(Job.work).where(Job.id == job_id)).scalar_one()
-    decoded = _works.decode(work or "")  # no shard is dispatched before its job is planned
+def tasks(connection: Connection, job_id: str, numbers: Sequence[int], policy: SafetyPolicy) -> Sequence[ShardTask]:
+    """The messages of shards that are dispatched, by their present token, held to the policy as it is now."""
+    job = connection.execute(select(Job.work, Job.tenant, Job.flow).where(Job.id == job_id)).one()
+    # No shard is dispatched before its job is planned.
+    work = restrict(_works.decode(job.work or ""), policy.rules(job.tenant))
     rows = connection.execute(
         select(
             Shard.number,
@@ -389,6 +403,7 @@ def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequen
     ).all()
     settled = {row.number: row.settled_token for row in rows if row.token > 1}
     earlier = _earlier(connection, job_id, settled)
+    upstream = UpstreamParts(connection, job.flow, work.upstream)
     return [
         ShardTask(
             job=job_id,
@@ -399,12 +414,41 @@ def tasks(connection: Connection, job_id: str, numbers: Sequence[int]) -> Sequen
             source=_sources.decode(row.source),
             skip=row.skip,
             alone=row.alone,
-            work=decoded,
+            work=work,
             earlier=tuple(earlier.get(row.number, ())),
             carry_from=row.carry_from,
+            upstream=upstream.of(row.first, row.items),
         )
         for row in rows
     ]
+
+
+class UpstreamParts:
+    """The parts that nodes of a flow have left, by the items that are in them."""
+
+    def __init__(self, connection: Connection, flow_id: str | None, names: Sequence[str]) -> None:
+        self._connection = connection
+        self._jobs: dict[str, str] = {}
+        if names:
+            rows = connection.execute(select(Job.node, Job.id).where(Job.flow == flow_id, Job.node.in_(names)))
+            self._jobs = {row.node: row.id for row in rows if row.node is not None}
+
+    def of(self, first: int, count: int) -> dict[str, tuple[str, ...]]:
+        """By node, the keys of its parts that hold records of items `first` to `first + count`, in order."""
+        return {
+            name: tuple(key for key in self._connection.scalars(parts_between(job, first, first + count)) if key)
+            for name, job in self._jobs.items()
+        }
+
+
+def parts_between(job_id: str, first: int, end: int) -> Select[str | None]:
+    """Keys of the winning parts of a job's shards that hold items `first` to `end`, in order."""
+    holds_first = select(func.max(Shard.first)).where(Shard.job_id == job_id, Shard.first <= first).scalar_subquery()
+    return (
+        select(Shard.part_key)
+        .where(Shard.job_id == job_id, Shard.first >= holds_first, Shard.first < end)
+        .order_by(Shard.first)
+    )
 
 
 def _earlier(connection: Connection, job_id: str, settled: dict[int, int]) -> dict[int, list[str]]:

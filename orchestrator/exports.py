@@ -34,37 +34,44 @@ _LAST = (
 _INTEGERS = frozenset({"index", "prompt_tokens", "completion_tokens", "seed", "attempts"})
 
 
-def columns(kept: Sequence[str], outputs: int) -> list[str]:
-    """The columns of an export: `kept` fields of the input, and one output per sample of an item; images where 0."""
+def columns(kept: Sequence[str], outputs: int, nodes: Sequence[str] = ()) -> list[str]:
+    """The columns of an export: `kept` fields of the input, and one output per sample of an item; images where 0.
+
+    Of a flow, a column for what each node made.
+    """
+    if nodes:
+        return [*_FIRST, *(f"input.{name}" for name in kept), *nodes, "error_code", "error_message"]
     if outputs == 0:
         return [*_FIRST, *(f"input.{name}" for name in kept), "prompt", "images", *_LAST]
     texts = ["output"] if outputs == 1 else [f"output_{number}" for number in range(1, outputs + 1)]
     return [*_FIRST, *(f"input.{name}" for name in kept), *texts, *_LAST]
 
 
-def to_csv(chunks: Iterable[bytes], kept: Sequence[str], outputs: int) -> Iterator[bytes]:
+def to_csv(chunks: Iterable[bytes], kept: Sequence[str], outputs: int, nodes: Sequence[str] = ()) -> Iterator[bytes]:
     """Results as CSV with a header line, for a spreadsheet: no cell of it runs as a formula."""
-    names = columns(kept, outputs)
+    names = columns(kept, outputs, nodes)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n")  # RFC 4180
     writer.writerow(names)
     for lines in _lines(chunks):
         for line in lines:
-            row = _row(orjson.loads(line), kept, outputs)
+            row = _row(_flat(orjson.loads(line), nodes), kept, outputs)
             writer.writerow([_harmless(row.get(name)) for name in names])
         yield _drain(buffer)
     yield _drain(buffer)
 
 
-def to_parquet(chunks: Iterable[bytes], kept: Sequence[str], outputs: int) -> Iterator[bytes]:
+def to_parquet(
+    chunks: Iterable[bytes], kept: Sequence[str], outputs: int, nodes: Sequence[str] = ()
+) -> Iterator[bytes]:
     """Results as a Parquet file, in row groups of 20,000."""
-    names = columns(kept, outputs)
+    names = columns(kept, outputs, nodes)
     schema = pa.schema([(name, pa.int64() if name in _INTEGERS else pa.string()) for name in names])
     sink = _Sink()
     with pq.ParquetWriter(pa.PythonFile(sink, "w"), schema, compression="zstd") as writer:
         waiting: list[dict[str, Any]] = []  # records: any JSON
         for lines in _lines(chunks):
-            waiting += (_row(orjson.loads(line), kept, outputs) for line in lines)
+            waiting += (_row(_flat(orjson.loads(line), nodes), kept, outputs) for line in lines)
             while len(waiting) >= ROWS_PER_GROUP:
                 writer.write_table(_table(waiting[:ROWS_PER_GROUP], schema))
                 del waiting[:ROWS_PER_GROUP]
@@ -108,6 +115,23 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield lines
     if rest:
         yield [rest]
+
+
+def _flat(record: dict[str, Any], nodes: Sequence[str]) -> dict[str, Any]:  # records: any JSON
+    """A flow's record with what each node made under its name, and the error of the first that failed."""
+    if not nodes:
+        return record
+    made = [record["nodes"][name] for name in nodes]
+    errors = (own["error"] for own in made if "error" in own)
+    return {**record, **dict(zip(nodes, map(_made, made), strict=True)), "error": next(errors, None)}
+
+
+def _made(record: dict[str, Any]) -> object:  # of a node: any JSON
+    """What a node made of an item, as one cell: its output, its outputs as a list, or the keys of its files."""
+    if "outputs" in record:
+        return [each["text"] for each in record["outputs"]]
+    files = record.get("images") or record.get("audio")
+    return " ".join(file["key"] for file in files) if files else record.get("output")
 
 
 def _row(record: dict[str, Any], kept: Sequence[str], outputs: int) -> dict[str, Any]:  # records: any JSON

@@ -14,10 +14,11 @@ from functools import partial
 from typing import Protocol
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, select
+from sqlalchemy.orm import aliased
 
-from orchestrator import database, guards
+from orchestrator import database, flows, guards
 from orchestrator.endings import NO_FIGURES, lock_jobs
-from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, SHARD_WAITING, JobStatus, ShardStatus
+from orchestrator.lifecycle import JOB_LIVE, JOB_TERMINAL, SHARD_OPEN, SHARD_WAITING, JobStatus, ShardStatus
 from orchestrator.manifest import write_manifest
 from orchestrator.model_catalog import publish_model
 from orchestrator.tables import Job, Shard
@@ -46,7 +47,7 @@ class Ending:
     generation: int
     planned: bool
     open: bool
-    """Whether one of its shards still is."""
+    """Whether one of its shards still is, or of a flow one of its nodes."""
     kind: str = "text"
 
 
@@ -73,6 +74,7 @@ class Finaliser:
             StoreError: the store cannot be reached.
         """
         expire(self._engine, now=self._clock())
+        flows.step(self._engine, now=self._clock())
         for job_id in finished_jobs(self._engine):
             close(self._engine, job_id)
         endings = jobs_ending(self._engine)
@@ -142,8 +144,9 @@ def finished_jobs(engine: Engine) -> Sequence[str]:
 
 
 def without_open_shards() -> Select[str]:
-    """Live jobs of which no shard is open."""
-    return select(Job.id).where(Job.status.in_([status.value for status in sorted(JOB_LIVE)]), ~_has_open())
+    """Live jobs of which no shard is open. What a flow comes to is said by `orchestrator.flows`."""
+    live = [status.value for status in sorted(JOB_LIVE)]
+    return select(Job.id).where(Job.status.in_(live), Job.kind != flows.FLOW, ~_has_open())
 
 
 def close(engine: Engine, job_id: str) -> bool:
@@ -193,4 +196,8 @@ def freeze(engine: Engine, ending: Ending, totals: Totals, *, now: float) -> boo
 
 
 def _has_open() -> ColumnElement[bool]:
-    return select(Shard.number).where(Shard.job_id == Job.id, Shard.status.in_(_OPEN)).exists()
+    """Whether a shard of a job is open, or a node of a flow has not ended."""
+    node = aliased(Job)
+    ended = [status.value for status in sorted(JOB_TERMINAL)]
+    shard_open = select(Shard.number).where(Shard.job_id == Job.id, Shard.status.in_(_OPEN)).exists()
+    return shard_open | select(node.id).where(node.flow == Job.id, node.status.not_in(ended)).exists()

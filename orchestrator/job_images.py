@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
+from models.images import StepName
 from orchestrator import results
 from orchestrator.jobs import Jobs
 from workers.records import StoredImage
@@ -28,6 +30,9 @@ class ImageRecord(msgspec.Struct, frozen=True):
     index: int
     status: str
     images: tuple[StoredImage, ...] = ()
+    steps: tuple[StepName, ...] = ()
+    """What was done; empty in a record that was written before records said what their images were made with."""
+    settings: dict[str, Any] = {}  # models.images.ImageSettings as JSON
     error: dict[str, str] = {}
 
 

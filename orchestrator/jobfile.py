@@ -1,48 +1,18 @@
-"""Job files: YAML with line numbers in its errors, and `key=value` overrides on top."""
+"""Job files: YAML, and `key=value` overrides on top."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 
 from orchestrator.image_spec import with_absolute_paths
 from orchestrator.spec import JobSpec, parse_job
 from orchestrator.spec_error import SpecError
+from orchestrator.yaml_file import Loader, YamlFile, YamlPath, param_path, read_yaml
 from workers.store import UPLOAD_SCHEME
-
-MAX_BYTES = 16 << 20
-MAX_FIELDS = 100_000
-"""Lines are kept for so many fields: aliases can make more of them than a file has bytes."""
-_Path: TypeAlias = tuple[str | int, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema: `no`, `on` and `12:30` are text, `1e-3` is a number, dates stay as written."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
-
-
-for _tag, _pattern, _starts in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("merge", r"<<", "<"),
-):
-    _first = [start.replace("\0", "") for start in _starts]
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
-
-
-def _plain_int(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    # YAML 1.1 reads 010 as eight.
-    return int(node.value)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _plain_int)
 
 
 def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
@@ -56,11 +26,11 @@ def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     """
     file = Path(path)
     shown = str(path)
-    text = _read(file, shown)
-    data, lines = _parse(text, shown)
+    found = read_yaml(file, shown, what="job file")
+    data = found.data
     if data is None:
         raise SpecError("the job file is empty; it needs at least model, source and prompt", file=shown)
-    overridden: dict[_Path, str] = {}
+    overridden: dict[YamlPath, str] = {}
     if isinstance(data, dict):
         for override in overrides:
             overridden[_apply(data, override)] = override
@@ -68,7 +38,7 @@ def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     try:
         spec = parse_job(data)
     except SpecError as error:
-        raise _located(error, lines, overridden, shown) from error
+        raise _located(error, found, overridden) from error
     if spec.data is not None and spec.data.folder is not None and "://" not in spec.data.folder:
         return spec.with_source_file(str(file.parent / Path(spec.data.folder).expanduser()))
     source = spec.source.file
@@ -85,75 +55,13 @@ def is_local(source_file: str) -> bool:
     return not source_file.startswith(("s3://", UPLOAD_SCHEME))
 
 
-def _read(file: Path, shown: str) -> str:
-    try:
-        if file.is_dir():
-            raise SpecError("is a directory; give a job file (.yaml)", file=shown)
-        with file.open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise SpecError("there is no such job file", file=shown) from error
-    except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror or error}", file=shown) from error
-    if len(data) > MAX_BYTES:
-        raise SpecError("is over 16 MiB: that is no job file; name its rows under source.file", file=shown)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SpecError("is not UTF-8 text; save the job file as UTF-8", file=shown, line=line) from error
-
-
-def _parse(text: str, shown: str) -> tuple[Any, dict[_Path, int]]:  # Any: whatever the YAML holds
-    try:
-        loader = _Loader(text)
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise SpecError(f"holds the control character {error.character!r}", file=shown, line=line) from error
-    try:
-        node = loader.get_single_node()
-        lines: dict[_Path, int] = {}
-        if node is not None:
-            _walk(node, (), lines, shown)
-        data = None if node is None else loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = mark.line + 1 if mark else None
-        hint = "; put text that holds ': ' or '{' in quotes" if "mapping" in f"{error.problem}" else ""
-        raise SpecError(f"is not valid YAML: {error.problem or error.context}{hint}", file=shown, line=place) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"is not valid YAML: {error}", file=shown) from error
-    finally:
-        loader.dispose()
-    return data, lines
-
-
-def _walk(node: yaml.Node, path: _Path, lines: dict[_Path, int], shown: str) -> None:
-    if len(lines) > MAX_FIELDS:
-        return
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            name = str(key.value)
-            if name in seen and name != "<<":
-                raise SpecError(f"{name} is given twice; first on line {seen[name]}", file=shown, line=line)
-            seen[name] = line
-            lines[(*path, name)] = line
-            _walk(value, (*path, name), lines, shown)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _walk(value, (*path, index), lines, shown)
-
-
-def _apply(data: dict[str, Any], override: str) -> _Path:
+def _apply(data: dict[str, Any], override: str) -> YamlPath:
     key, equals, text = override.partition("=")
     steps = tuple(key.strip().split("."))
     if not equals or not all(steps):
         raise SpecError(f"--set {override}: write key=value, such as sampling.max_tokens=64")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader of our own
+        value = yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader of our own
     except yaml.YAMLError as error:
         raise SpecError(f"--set {override}: the value is not valid YAML; put it in quotes") from error
     place = data
@@ -166,11 +74,9 @@ def _apply(data: dict[str, Any], override: str) -> _Path:
     return steps
 
 
-def _located(error: SpecError, lines: dict[_Path, int], overridden: dict[_Path, str], shown: str) -> SpecError:
-    path: _Path = tuple(int(step) if step.isdigit() else step for step in re.findall(r"[^.\[\]]+", error.param or ""))
+def _located(error: SpecError, found: YamlFile, overridden: dict[YamlPath, str]) -> SpecError:
+    path = param_path(error.param)
     for depth in range(len(path), 0, -1):
         if path[:depth] in overridden:
             return error.at(file=f"--set {overridden[path[:depth]]}")
-        if path[:depth] in lines:
-            return error.at(file=shown, line=lines[path[:depth]])
-    return error.at(file=shown)
+    return found.locate(error)

@@ -9,22 +9,26 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Engine, Row, case, delete, insert, null, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, case, exists, insert, null, or_, select
 from sqlalchemy.exc import IntegrityError
 from ulid import ULID
 
-from orchestrator import database, guards, removals
+from orchestrator import database, endings, guards, removals
 from orchestrator.deadlines import resolve_deadline
 from orchestrator.endings import NO_FIGURES
-from orchestrator.lifecycle import JOB_LIVE, JOB_RETRYABLE, SHARD_WAITING, JobStatus, ShardStatus
+from orchestrator.flow_spec import node_specs
+from orchestrator.flows import FLOW, nodes_of, ordered
+from orchestrator.lifecycle import JOB_RETRYABLE, JobStatus, ShardStatus
 from orchestrator.spec import JobSpec, parse_job
 from orchestrator.spec_error import SpecError
-from orchestrator.sums import sum_shards
+from orchestrator.sums import sum_shards, totals_of
 from orchestrator.tables import Job, Shard
+from orchestrator.totals import Totals
 from orchestrator.training import read_training
-from orchestrator.views import PRIORITIES, JobView, view_job
+from orchestrator.views import PRIORITIES, JobView, NodeView, view_job, view_node
 
 MAX_PAGE = 1000
 
@@ -69,7 +73,7 @@ class Jobs:
             "tenant": tenant,
             "name": spec.name,
             "kind": spec.kind,
-            "model": spec.model,
+            "model": spec.model or ", ".join(dict.fromkeys(node.model for node in (spec.nodes or {}).values())),
             "engine": spec.engine,
             "priority": PRIORITIES.index(spec.priority),
             "spec": text,
@@ -86,13 +90,19 @@ class Jobs:
             "created_at": now,
             "deadline_at": deadline,
             "manifest_version": 1,
+            "flow": None,
+            "node": None,
+            "needs": None,
+            "blocked": False,
         }
+
+        rows = [values, *_node_values(spec, values, now)]
 
         def work(connection: Connection) -> None:
             if upload is not None and removals.is_removed(connection, upload):
                 message = "this upload is gone: none is kept for more than a day without a job; upload the file again"
                 raise SpecError(message, param=spec.input_param, code="invalid_source")
-            connection.execute(insert(Job).values(values))
+            connection.execute(insert(Job), rows)
 
         try:
             database.write(self.engine, work)
@@ -120,6 +130,18 @@ class Jobs:
         with database.reading(self.engine) as connection:
             return _view(connection, job_id)
 
+    def tenant(self, job_id: str) -> str:
+        """Whose a job is.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        with database.reading(self.engine) as connection:
+            found = connection.scalar(select(Job.tenant).where(Job.id == job_id))
+        if found is None:
+            raise UnknownJobError(job_id)
+        return found
+
     def generation(self, job_id: str) -> int:
         """What grows with every change of a job's status.
 
@@ -133,17 +155,15 @@ class Jobs:
         return found
 
     def list(self, *, status: JobStatus | None = None, after: str | None = None, limit: int = 20) -> Sequence[JobView]:
-        """Jobs, the newest first, at most `limit` of them, beginning after the id `after`."""
-        statement = select(*Job.__table__.columns).order_by(Job.id.desc()).limit(min(limit, MAX_PAGE))
+        """Jobs, the newest first, at most `limit`, beginning after the id `after`. A flow's nodes are not listed."""
+        statement = select(*Job.__table__.columns).where(Job.flow.is_(None)).order_by(Job.id.desc())
+        statement = statement.limit(min(limit, MAX_PAGE))
         if status is not None:
             statement = statement.where(Job.status == status.value)
         if after is not None:
             statement = statement.where(Job.id < after)
         with database.reading(self.engine) as connection:
-            rows = connection.execute(statement).all()
-            live = sum_shards(connection, [row.id for row in rows if row.totals is None])
-            training = read_training(connection, [row.id for row in rows if row.kind == "train"])
-        return [view_job(row, live.get(row.id), training.get(row.id)) for row in rows]
+            return _views(connection, connection.execute(statement).all())
 
     def spec(self, job_id: str) -> JobSpec:
         """A job's spec, as it was stored.
@@ -163,13 +183,10 @@ class Jobs:
         """
 
         def work(connection: Connection) -> JobView:
-            cancelling = {"outcome": JobStatus.CANCELLED.value}
-            if guards.move_job(connection, job_id, {JobStatus.VALIDATING}, JobStatus.CANCELLING, values=cancelling):
-                # Nothing was promised about items that had only been looked at.
-                connection.execute(delete(Shard).where(Shard.job_id == job_id))
-            elif guards.move_job(connection, job_id, JOB_LIVE, JobStatus.CANCELLING, values=cancelling):
-                values = {"finished_at": self._clock(), **NO_FIGURES}
-                guards.close_shards(connection, job_id, SHARD_WAITING, ShardStatus.CANCELLED, values=values)
+            nodes = _nodes(connection, job_id, "cancelled")
+            if endings.cancel_job(connection, job_id, self._clock()):
+                for node in nodes:
+                    endings.cancel_job(connection, node, self._clock())
             else:
                 _allow(_row(connection, job_id), "cancelled", {JobStatus.CANCELLING, JobStatus.CANCELLED})
             return _view(connection, job_id)
@@ -185,8 +202,11 @@ class Jobs:
         """
 
         def work(connection: Connection) -> JobView:
+            nodes = _nodes(connection, job_id, "paused")
             if not guards.move_job(connection, job_id, {JobStatus.IN_PROGRESS}, JobStatus.PAUSED):
                 _allow(_row(connection, job_id), "paused", {JobStatus.PAUSED})
+            for node in nodes:
+                guards.move_job(connection, node, {JobStatus.IN_PROGRESS}, JobStatus.PAUSED)
             return _view(connection, job_id)
 
         return database.write(self.engine, work)
@@ -200,8 +220,11 @@ class Jobs:
         """
 
         def work(connection: Connection) -> JobView:
+            nodes = _nodes(connection, job_id, "resumed")
             if not guards.move_job(connection, job_id, {JobStatus.PAUSED}, JobStatus.IN_PROGRESS):
                 _allow(_row(connection, job_id), "resumed", {JobStatus.IN_PROGRESS})
+            for node in nodes:
+                guards.move_job(connection, node, {JobStatus.PAUSED}, JobStatus.IN_PROGRESS)
             return _view(connection, job_id)
 
         return database.write(self.engine, work)
@@ -218,26 +241,11 @@ class Jobs:
 
         def work(connection: Connection) -> JobView:
             now = self._clock()
-            moved = guards.move_job(
-                connection,
-                job_id,
-                JOB_RETRYABLE,
-                JobStatus.IN_PROGRESS,
-                Job.planned_at.is_not(None),
-                values={
-                    "outcome": None,
-                    "error": None,
-                    "finished_at": None,
-                    "totals": None,
-                    "breaks": 0,
-                    "breaks_in_a_row": 0,
-                    "manifest_version": Job.manifest_version + 1,
-                    "deadline_at": case((Job.deadline_at <= now, null()), else_=Job.deadline_at),
-                },
-            )
-            if not moved:
+            nodes = _nodes(connection, job_id, "retried")
+            if not _take_up(connection, job_id, now):
                 _allow(_row(connection, job_id), "retried", ())
-            if _requeue(connection, job_id) == 0:
+            again = _retry_nodes(connection, job_id, now) if nodes else _requeue(connection, job_id)
+            if again == 0:
                 raise ConflictError(f"job {job_id} has no failed items, and cannot be retried: there is nothing to run")
             return _view(connection, job_id)
 
@@ -260,6 +268,82 @@ def _stored(spec: JobSpec) -> tuple[str, str]:
     # In the order that was written: a grid's order numbers its items, a schema's is the order of the output.
     text = orjson.dumps(spec.to_json()).decode()
     return text, "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _node_values(flow: JobSpec, values: dict[str, Any], now: float) -> list[dict[str, Any]]:  # rows of `jobs`
+    """The nodes of a flow as rows, each behind all that it needs, in the order of their ids as well."""
+    specs = node_specs(flow) if flow.nodes else {}
+    ids = sorted(str(ULID.from_timestamp(now)) for _ in specs)
+    rows = []
+    for job_id, (name, spec) in zip(ids, specs.items(), strict=True):
+        text, digest = _stored(spec)
+        own = {"id": job_id, "name": spec.name, "kind": spec.kind, "model": spec.model, "engine": spec.engine}
+        place = {"flow": values["id"], "node": name, "needs": orjson.dumps(list(spec.upstream or ())).decode()}
+        stored = {"spec": text, "spec_digest": digest, "idempotency_key": None, "blocked": True}
+        rows.append({**values, **own, **place, **stored})
+    return rows
+
+
+def _nodes(connection: Connection, job_id: str, verb: str) -> Sequence[str]:
+    """The nodes of a flow; none of another job. They and the flow stay as they are until the end of the transaction.
+
+    Raises:
+        ConflictError: the job is a node itself: it goes with its flow.
+    """
+    row = connection.execute(select(Job.kind, Job.flow, Job.node).where(Job.id == job_id)).first()
+    if row is None:
+        raise UnknownJobError(job_id)
+    if row.flow is not None:
+        raise ConflictError(
+            f"job {job_id} is the node {row.node} of the flow {row.flow}, and cannot be {verb} alone; name the flow"
+        )
+    if row.kind != FLOW:
+        return []
+    nodes = [node.job for node in nodes_of(connection, job_id)]
+    endings.lock_jobs(connection, [job_id, *nodes], to_write=True)
+    return nodes
+
+
+def _take_up(connection: Connection, job_id: str, now: float, *, blocked: bool = False) -> bool:
+    """Take a job that has ended back into work; False where it may not be."""
+    return guards.move_job(
+        connection,
+        job_id,
+        JOB_RETRYABLE,
+        JobStatus.IN_PROGRESS,
+        Job.planned_at.is_not(None),
+        values={
+            "outcome": None,
+            "error": None,
+            "finished_at": None,
+            "totals": None,
+            "breaks": 0,
+            "breaks_in_a_row": 0,
+            "manifest_version": Job.manifest_version + 1,
+            "deadline_at": case((Job.deadline_at <= now, null()), else_=Job.deadline_at),
+            "blocked": blocked,
+        },
+    )
+
+
+def _retry_nodes(connection: Connection, flow_id: str, now: float) -> int:
+    """Retry each node that has something to run again, behind those that it needs; returns how many shards."""
+    queued = 0
+    again: set[str] = set()
+    for node in nodes_of(connection, flow_id):
+        if not connection.scalar(select(exists().where(Shard.job_id == node.job, _to_run_again()))):
+            continue
+        # What fails in a node fails in those that use it, so they are never left out.
+        if _take_up(connection, node.job, now, blocked=not again.isdisjoint(node.needs)):
+            queued += _requeue(connection, node.job)
+            again.add(node.name)
+    return queued
+
+
+def _to_run_again() -> ColumnElement[bool]:
+    """Whether a shard of an ended job has items that a retry runs again."""
+    unrun = [ShardStatus.FAILED.value, ShardStatus.EXPIRED.value]
+    return or_(Shard.status.in_(unrun), and_(Shard.status == ShardStatus.DONE.value, Shard.part_failed > 0))
 
 
 def _requeue(connection: Connection, job_id: str) -> int:
@@ -294,10 +378,23 @@ def _row(connection: Connection, job_id: str) -> Row:  # type: ignore[type-arg] 
 
 
 def _view(connection: Connection, job_id: str) -> JobView:
-    row = _row(connection, job_id)
-    totals = sum_shards(connection, [job_id]).get(job_id) if row.totals is None else None
-    training = read_training(connection, [job_id] if row.kind == "train" else [])
-    return view_job(row, totals, training.get(job_id))
+    return _views(connection, [_row(connection, job_id)])[0]
+
+
+def _views(connection: Connection, rows: Sequence[Row]) -> list[JobView]:  # type: ignore[type-arg]  # all columns of `jobs`
+    nodes = ordered(connection, [row.id for row in rows if row.kind == FLOW])
+    with_shards = [row for row in rows if row.kind != FLOW] + [node for of_flow in nodes.values() for node in of_flow]
+    live = sum_shards(connection, [row.id for row in with_shards if row.totals is None])
+    training = read_training(connection, [row.id for row in rows if row.kind == "train"])
+    for flow_id, of_flow in nodes.items():
+        live[flow_id] = sum((totals_of(node, live) for node in of_flow), Totals())
+    return [view_job(row, live.get(row.id), training.get(row.id), _node_views(nodes, row.id, live)) for row in rows]
+
+
+def _node_views(nodes: dict[str, list[Row]], flow_id: str, live: dict[str, Totals]) -> tuple[NodeView, ...]:  # type: ignore[type-arg]
+    rows = nodes.get(flow_id, [])
+    completed = {row.node for row in rows if row.status == JobStatus.COMPLETED}
+    return tuple(view_node(row, totals_of(row, live), completed) for row in rows)
 
 
 def _allow(row: Row, verb: str, already: Sequence[JobStatus] | frozenset[JobStatus] | set[JobStatus]) -> None:  # type: ignore[type-arg]

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, Row, Select, select
 
 from orchestrator import database
 from orchestrator.lifecycle import JOB_LIVE, SHARD_OPEN, JobStatus, ShardStatus
-from orchestrator.sums import sum_shards
+from orchestrator.sums import sum_nodes, sum_shards
 from orchestrator.tables import Job, Shard
 from orchestrator.totals import Totals
 from orchestrator.views import JobView, view_job
@@ -46,17 +46,24 @@ def write_manifest(engine: Engine, store: ObjectStore, job_id: str) -> Totals:
     while True:
         with database.reading(engine) as connection:
             row = connection.execute(select(*Job.__table__.columns).where(Job.id == job_id)).first()
-            totals = sum_shards(connection, [job_id]).get(job_id, Totals())
+            flow = row is not None and row.kind == "flow"
+            totals = sum_nodes(connection, job_id) if flow else sum_shards(connection, [job_id]).get(job_id, Totals())
+            nodes = {} if not flow else {node.node: node.id for node in connection.execute(nodes_of_flow(job_id))}
         if row is None or not SHARD_OPEN.isdisjoint(totals.shards):
             return totals  # it was removed, or is another's to write once its shards have ended
         with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as file:
-            _write(file, engine, row, view_job(row, totals))
+            _write(file, engine, row, view_job(row, totals), nodes)
             file.seek(0)
             if ended_version(engine, job_id) != row.manifest_version:
                 return totals
             store.put_stream(manifest_key(job_id), file, content_type="application/json")
         if ended_version(engine, job_id) in {row.manifest_version, None}:
             return totals
+
+
+def nodes_of_flow(flow_id: str) -> Select[str | None, str]:
+    """The nodes of a flow, each behind all that it needs."""
+    return select(Job.node, Job.id).where(Job.flow == flow_id).order_by(Job.id)
 
 
 def mend_manifest(engine: Engine, store: ObjectStore, job_id: str) -> bool:
@@ -100,7 +107,7 @@ def shards_after(job_id: str, after: int) -> Select[Any]:
     )
 
 
-def _write(file: IO[bytes], engine: Engine, row: Row, view: JobView) -> None:  # type: ignore[type-arg]
+def _write(file: IO[bytes], engine: Engine, row: Row, view: JobView, nodes: dict[str | None, str]) -> None:  # type: ignore[type-arg]
     head = {
         "manifest": MANIFEST_SCHEMA,
         "version": row.manifest_version,
@@ -115,6 +122,7 @@ def _write(file: IO[bytes], engine: Engine, row: Row, view: JobView) -> None:  #
         "counts": view.to_json()["counts"],
         "usage": view.to_json()["usage"],
         "created_at": row.created_at,
+        **({"nodes": nodes} if nodes else {}),
     }
     # The list is written entry by entry: it may have more of them than fit in memory at once.
     file.write(orjson.dumps(head)[:-1] + b',"shards":[\n')

@@ -28,6 +28,7 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator import database, dispatch, reports
 from orchestrator.lifecycle import SHARD_OUTSTANDING, ShardStatus
+from orchestrator.safety_policy import NO_POLICY, SafetyPolicy
 from orchestrator.tables import Probe, Shard
 from workers.broker import BrokerError
 from workers.contracts import Part, ShardTask, part_key
@@ -92,6 +93,7 @@ class Reaper:
         clock: Seconds since the epoch.
         monotonic: Seconds that only grow; leases are judged by it.
         chance: Spreads backoff.
+        policy: What no job may make.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Reaper:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         chance: random.Random,
+        policy: SafetyPolicy = NO_POLICY,
     ) -> None:
         self._name = name
         self._engine = engine
@@ -117,6 +120,7 @@ class Reaper:
         self._clock = clock
         self._monotonic = monotonic
         self._chance = chance
+        self._policy = policy
         self._watches: dict[tuple[str, int], Watch] = {}
         self._sent = 0
         self._sent_at = 0.0
@@ -256,7 +260,7 @@ class Reaper:
         offered = 0
         for job_id, watches in by_job.items():
             with database.reading(self._engine) as connection:
-                tasks = dispatch.tasks(connection, job_id, [watch.seen.number for watch in watches])
+                tasks = dispatch.tasks(connection, job_id, [watch.seen.number for watch in watches], self._policy)
             for task in tasks:
                 self._queue.shard(task)
             for watch in watches:

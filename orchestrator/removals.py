@@ -67,10 +67,13 @@ def remove_jobs(engine: Engine, *, ended_before: float, now: float) -> int:
         old = [row.id for row in connection.execute(jobs_ended_before(ended_before))]
 
     def work(connection: Connection, job_id: str) -> bool:
-        # Its shards and executions go with it.
+        # Its shards and executions go with it; of a flow, its nodes.
+        nodes = connection.scalars(select(Job.id).where(Job.flow == job_id)).all()
         if connection.execute(delete(Job).where(Job.id == job_id, *_ended_before(ended_before))).rowcount == 0:
             return False  # a retry was first, or another collector
-        connection.execute(insert(Removal).values(prefix=job_prefix(job_id), decided_at=now, due_at=now))
+        connection.execute(delete(Job).where(Job.flow == job_id))
+        rows = [{"prefix": job_prefix(each), "decided_at": now, "due_at": now} for each in (job_id, *nodes)]
+        connection.execute(insert(Removal), rows)
         return True
 
     return sum(database.write(engine, partial(work, job_id=job_id)) for job_id in old)
@@ -139,4 +142,5 @@ def emptied(engine: Engine, removal: Due) -> None:
 
 
 def _ended_before(moment: float) -> tuple[ColumnElement[bool], ...]:
-    return Job.status.in_(_TERMINAL), Job.finished_at < moment
+    # A node goes with its flow.
+    return Job.status.in_(_TERMINAL), Job.finished_at < moment, Job.flow.is_(None)

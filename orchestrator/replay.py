@@ -1,13 +1,18 @@
-"""A job that makes one image of another job again: same row, same seed, same batch shape, same words in its file."""
+"""A job that makes one image of another job again: same row, seed, settings, batch shape, and words in its file."""
 
 from __future__ import annotations
+
+import base64
 
 import msgspec
 from sqlalchemy import select
 
+from models.images import ImageSettings
+from models.spec import ItemError
 from orchestrator import database
+from orchestrator.dispatch import UpstreamParts
 from orchestrator.image_spec import METADATA, ReplayOf
-from orchestrator.job_images import UnknownImageError, read_record
+from orchestrator.job_images import ImageRecord, UnknownImageError, read_record
 from orchestrator.jobs import ConflictError, Jobs
 from orchestrator.results import shards_from
 from orchestrator.spec import JobSpec, Source
@@ -16,6 +21,7 @@ from orchestrator.unrun import item_rows
 from workers.contracts import Row, Work
 from workers.sources import SourceError
 from workers.store import ObjectStore, StoreError
+from workers.upstream import MadeFile, read_upstream
 
 _works = msgspec.json.Decoder(Work)
 
@@ -44,7 +50,9 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
         update={
             "model": _model(jobs, job_id),
             "name": f"{spec.name} (replay of item {index})"[:200],
+            "image": _settings(record) or spec.image,
             "source": Source(items=[_row(store, jobs, job_id, index)]),
+            "upstream": None,
             "keep": (),
             "n": 1,
             "priority": "urgent",
@@ -64,17 +72,31 @@ def _model(jobs: Jobs, job_id: str) -> str:
     return _works.decode(text).model
 
 
+def _settings(record: ImageRecord) -> ImageSettings | None:
+    """What the images of an item were made with: the engine may choose otherwise by now."""
+    return ImageSettings.model_validate(record.settings) if record.steps else None
+
+
 def _row(store: ObjectStore, jobs: Jobs, job_id: str, index: int) -> Row:
-    """The row that an item was made from, grid values included."""
+    """The row that an item was made from, grid values and what earlier nodes of a flow made included."""
     with database.reading(jobs.engine) as connection:
-        text = connection.execute(select(Job.work).where(Job.id == job_id)).scalar() or ""
+        job = connection.execute(select(Job.work, Job.flow).where(Job.id == job_id)).one()
         shard = connection.execute(shards_from(job_id, index, index + 1)).first()
+        work = _works.decode(job.work or "")
+        parts = UpstreamParts(connection, job.flow, work.upstream).of(index, 1)
     if shard is None:
         raise UnknownImageError(f"job {job_id} has no item {index}", "index")
-    work = _works.decode(text)
     try:
         rows = item_rows(shard.source, work, store, first=shard.first, count=shard.items, skip=shard.skip)
         row: Row = list(rows)[index - shard.first]
+        made = read_upstream(parts, index, 1, store).get(index, {})
+        if isinstance(made, ItemError):
+            raise ConflictError(f"item {index} cannot be made again: {made.message}")
+        return {**row, **{node: _in_a_row(value, store) for node, value in made.items()}}
     except (StoreError, SourceError, IndexError) as error:
         raise ConflictError(f"what item {index} was made from can no longer be read: {error}") from error
-    return row
+
+
+def _in_a_row(value: object, store: ObjectStore) -> object:
+    """What a node made, as a row can hold it: a picture in base64."""
+    return base64.b64encode(store.get(value.key)).decode() if isinstance(value, MadeFile) else value

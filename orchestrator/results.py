@@ -6,14 +6,16 @@ the run of finished shards from the first item on. Items that were never run are
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 from sqlalchemy import Row, Select, func, or_, select
 
 from orchestrator import database
+from orchestrator.flow_results import joined, lines_of, node_jobs
 from orchestrator.jobs import Jobs, UnknownJobError
 from orchestrator.lifecycle import JOB_TERMINAL, SHARD_OPEN, JobStatus, ShardStatus
 from orchestrator.tables import Job, Shard
@@ -24,6 +26,8 @@ from workers.store import ObjectStore
 MAX_PAGE = 10_000
 _SHARDS_AT_ONCE = 100
 _CHUNK = 1 << 20
+_JOINED_AT_ONCE = 1000
+"""Records of each node of a flow that are joined at a time."""
 _OPEN = [status.value for status in sorted(SHARD_OPEN)]
 
 
@@ -55,11 +59,17 @@ def read(store: ObjectStore, jobs: Jobs, job_id: str, *, after: int | None = Non
         UnknownJobError: there is no such job.
         StoreError: the store cannot be reached, or lost a part.
     """
+    nodes = node_jobs(jobs, job_id)
+    if nodes:
+        return _joined_page(store, jobs, nodes, after=after, limit=limit)
     return _page(store, jobs, job_id, after=after, limit=limit, failed_only=False)
 
 
 def errors(store: ObjectStore, jobs: Jobs, job_id: str, *, after: int | None = None, limit: int = 100) -> Page:
     """As `read`, but only records of items that failed."""
+    nodes = node_jobs(jobs, job_id)
+    if nodes:
+        return _joined_errors(store, jobs, nodes, after=after, limit=limit)
     return _page(store, jobs, job_id, after=after, limit=limit, failed_only=True)
 
 
@@ -70,6 +80,10 @@ def stream(store: ObjectStore, jobs: Jobs, job_id: str) -> Iterator[bytes]:
         UnknownJobError: there is no such job.
         StoreError: the store cannot be reached, or lost a part.
     """
+    nodes = node_jobs(jobs, job_id)
+    if nodes:
+        yield from _joined_stream(store, jobs, nodes)
+        return
     view = _look(jobs, job_id)
     for row in _shards(jobs, view, start=0, failed_only=False):
         if row.status == ShardStatus.DONE.value:
@@ -173,6 +187,37 @@ def _page(store: ObjectStore, jobs: Jobs, job_id: str, *, after: int | None, lim
                 records.append(line)
                 last = index
     return Page(records, last, done=view.ended)
+
+
+def _joined_page(store: ObjectStore, jobs: Jobs, nodes: Mapping[str, str], *, after: int | None, limit: int) -> Page:
+    """A page of a flow: as far as every node can be read."""
+    pages = {name: _page(store, jobs, job, after=after, limit=limit, failed_only=False) for name, job in nodes.items()}
+    records = joined({name: page.records for name, page in pages.items()})
+    start = 0 if after is None else after + 1
+    done = all(page.done and len(page.records) == len(records) for page in pages.values())
+    return Page(records, start + len(records) - 1 if records else None, done=done)
+
+
+def _joined_errors(store: ObjectStore, jobs: Jobs, nodes: Mapping[str, str], *, after: int | None, limit: int) -> Page:
+    found: list[bytes] = []
+    last: int | None = None
+    while True:
+        page = _joined_page(store, jobs, nodes, after=after, limit=MAX_PAGE)
+        for index, line in enumerate(page.records, 0 if after is None else after + 1):
+            if _failed(line):
+                if len(found) == limit:
+                    return Page(found, last, done=False)
+                found.append(line)
+                last = index
+        if page.next_after is None or page.done:
+            return Page(found, last, done=page.done)
+        after = page.next_after
+
+
+def _joined_stream(store: ObjectStore, jobs: Jobs, nodes: Mapping[str, str]) -> Iterator[bytes]:
+    streams = {name: lines_of(stream(store, jobs, job)) for name, job in nodes.items()}
+    while lines := joined({name: list(islice(own, _JOINED_AT_ONCE)) for name, own in streams.items()}):
+        yield b"\n".join([*lines, b""])
 
 
 def _failed(line: bytes) -> bool:

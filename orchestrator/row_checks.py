@@ -53,8 +53,9 @@ class RowChecks:
         self._wanted = samples
         grid = spec.source.grid or {}
         self._grid_names = frozenset(grid)
+        self._upstream: Row = dict(spec.upstream or {})
         self._grid: list[Row] = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-        needed = sorted(template.fields - self._grid_names)
+        needed = sorted(template.fields - self._grid_names - self._upstream.keys())
         self._needed = needed
         self._get_needed: _Getter | None = itemgetter(*needed) if needed and template.plain else None
         # A field is never much longer in a prompt than in its row, so only long rows can make one that is too long.
@@ -70,8 +71,10 @@ class RowChecks:
         """
         self.fields = dict.fromkeys(names)
         available = [*names, *self._grid_names]
+        makeable = [*available, *self._upstream]
         spec = self._spec
         self._refuse_grid(self._grid_names.intersection(names), line)
+        self._refuse_nodes(names, line)
         for param, field in (("source.custom_id", spec.source.custom_id), ("max_tokens_field", spec.max_tokens_field)):
             if field is not None and field not in available:
                 raise SpecError(
@@ -82,7 +85,7 @@ class RowChecks:
                 )
         for param in ("input", "mask", "style_image"):
             field = getattr(spec, param)
-            if field is not None and field not in available:
+            if field is not None and field not in makeable:
                 raise SpecError(
                     f"{param} names {field!r}, and there is no column of this name; {choices(field, available)}",
                     file=self._name,
@@ -97,7 +100,7 @@ class RowChecks:
                     line=line,
                     param="keep",
                 )
-        missing = sorted(self._template.fields.difference(available))
+        missing = sorted(self._template.fields.difference(makeable))
         if missing and self._template.plain:
             param = self._param_of(missing[0])
             raise SpecError(
@@ -197,6 +200,7 @@ class RowChecks:
     def _first_rows(self, rows: list[Row]) -> None:
         if not self.fields:
             self.fields = dict.fromkeys(name for row in rows[:100] for name in row)
+            self._refuse_nodes(self.fields, None)
         if self.custom_id is None and DEFAULT_ID in rows[0]:
             self.custom_id = DEFAULT_ID
 
@@ -221,9 +225,13 @@ class RowChecks:
 
     def _render(self, row: Row, line: int, number: int) -> None:
         values = {**row, **self._grid[number % len(self._grid)]} if self._grid_names else row
+        if self._upstream:
+            values = {**values, **self._upstream}
         try:
             messages = self._template.render(values)
         except PromptError as error:
+            if self._upstream and not self._template.plain and error.field is None:
+                return  # of what stands in for an earlier node's result; with the result itself it may be fine
             param = template_param(self._spec, error.part)
             place = f", line {error.line} of the template" if error.line else ""
             raise self._error(f"{param}{place}: {error.message}", line, param) from error
@@ -297,6 +305,15 @@ class RowChecks:
                 file=self._name,
                 line=line,
                 param="source.grid",
+            )
+
+    def _refuse_nodes(self, names: Iterable[str], line: int | None) -> None:
+        for name in sorted(self._upstream.keys() & set(names)):
+            raise SpecError(
+                f"{name!r} is a node of the flow, and also a field of the rows; give the node another name",
+                file=self._name,
+                line=line,
+                param="nodes",
             )
 
     def _param_of(self, field: str) -> str:

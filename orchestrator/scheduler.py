@@ -27,6 +27,7 @@ from orchestrator.finalize import Finaliser
 from orchestrator.forecasts import Forecaster
 from orchestrator.planner import Planner
 from orchestrator.reaper import Reaper
+from orchestrator.safety_policy import PolicyError, SafetyPolicy, load_policy
 from orchestrator.settings import Settings
 from workers.broker import BrokerError, Hints, Publisher
 from workers.settings import SettingsError, load_settings
@@ -44,7 +45,13 @@ class Scheduler:
     """One scheduler's loops, over connections that its caller owns."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, store: ObjectStore, hints: Hints, publisher: Publisher
+        self,
+        settings: Settings,
+        engine: Engine,
+        store: ObjectStore,
+        hints: Hints,
+        publisher: Publisher,
+        policy: SafetyPolicy,
     ) -> None:
         self._hints = hints
         self._stop = threading.Event()
@@ -60,9 +67,15 @@ class Scheduler:
             clock=time.time,
             monotonic=time.monotonic,
             chance=random.Random(),  # noqa: S311 - it spreads backoff, and guards nothing
+            policy=policy,
         )
         dispatcher = Dispatcher(
-            engine, publisher, forget_stop=hints.forget_stop, window=settings.dispatch_window, clock=time.time
+            engine,
+            publisher,
+            forget_stop=hints.forget_stop,
+            window=settings.dispatch_window,
+            clock=time.time,
+            policy=policy,
         )
         self._chores = [
             Chore("dispatcher", dispatcher.step, clock=time.monotonic),
@@ -154,14 +167,15 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = load_settings(Settings)
+        policy = load_policy(settings.safety_file)
         store = open_store(settings.object_store_url)
         engine = database.connect(settings.sql_url)
         database.check(engine)
-    except (SettingsError, StoreError, database.DatabaseError) as error:
+    except (SettingsError, PolicyError, StoreError, database.DatabaseError) as error:
         sys.exit(f"nightmill scheduler: {error}")
     hints = Hints(settings.redis_url)
     publisher = Publisher(settings.redis_url)
-    scheduler = Scheduler(settings, engine, store, hints, publisher)
+    scheduler = Scheduler(settings, engine, store, hints, publisher, policy)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         scheduler.stop()

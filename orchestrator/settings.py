@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -24,6 +25,8 @@ class Settings(WorkerSettings):
     """Shards of one model that wait in Redis or run at one time."""
     retention_days: Annotated[float, Field(ge=0, le=36_500)] = 0.0
     """Jobs that ended longer ago are removed with their results. 0: jobs are kept for ever."""
+    safety_file: Path | None = None
+    """YAML or JSON: what no job may make, by tenant; see `orchestrator.safety_policy`."""
 
     @field_validator("database_url")
     @classmethod
@@ -36,6 +39,11 @@ class Settings(WorkerSettings):
             except database.DatabaseError as error:
                 raise ValueError(str(error)) from error
         return value
+
+    @field_validator("safety_file")
+    @classmethod
+    def _absolute_file(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
 
     @field_validator("api_url")
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from models.catalog import MODELS, check_model
 from models.errors import ModelError
@@ -15,6 +15,7 @@ from models.image_catalog import IMAGE_MODELS, check_image_model, uses_model
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
 from models.training_run import TRAINED_NAME, VERSION
 from orchestrator.deadlines import resolve_deadline
+from orchestrator.flow_spec import check_flow, with_sources
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
 from orchestrator.train_spec import ROW, TrainFields, check_training
@@ -107,7 +108,7 @@ class JobSpec(ImageFields, TrainFields):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "untitled"
-    kind: Literal["text", "image", "train", "echo"] = "text"
+    kind: Literal["text", "image", "train", "echo", "flow"] = "text"
     model: Text = ""
     engine: Literal["auto", "vllm", "transformers", "echo"] = "auto"
     source: Source
@@ -133,6 +134,11 @@ class JobSpec(ImageFields, TrainFields):
     max_tokens_field: Text | None = None
     """The field of a row that bounds that row's outputs, in place of `sampling.max_tokens`."""
     options: EchoOptions | None = None
+    nodes: dict[str, JobSpec] | None = None
+    """Of a flow: its jobs by name. As they stand here their source is none; `flow_spec.node_specs` gives them all."""
+    upstream: dict[str, JsonValue] | None = None
+    """Of a node of a flow, written by the service itself: the nodes that it uses, with something of the shape of what
+    they make."""
 
     @model_validator(mode="before")
     @classmethod
@@ -143,10 +149,17 @@ class JobSpec(ImageFields, TrainFields):
             return {"model": step, **data}
         if isinstance(data, dict) and data.get("kind") == "train":
             return {"source": ROW, **data}
+        if isinstance(data, dict) and "nodes" in data:
+            return with_sources(data)
         return data
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.kind == "flow":
+            check_flow(self)
+            return self
+        if self.nodes is not None:
+            raise ValueError(f"nodes is for a flow, and the job is of kind {self.kind}; set kind: flow")
         if not self.model:
             what = "say what the new one is to be called" if self.kind == "train" else "name one of those that"
             raise ValueError(f"model is missing; {what}{'' if self.kind == 'train' else ' `nightmill models` lists'}")
@@ -206,13 +219,21 @@ class JobSpec(ImageFields, TrainFields):
     @property
     def templates(self) -> tuple[Message, ...]:
         """The messages of an item, as templates; of an image, prompt and negative prompt, as far as given."""
-        if self.kind == "train":
+        if self.kind in {"train", "flow"}:
             return ()
         if self.kind == "image":
             return tuple(Message("user", text) for text in (self.prompt, self.negative_prompt) if text is not None)
         own = self.messages or (MessageTemplate(role="user", content=self.prompt or ""),)
         system = () if self.system is None else (Message("system", self.system),)
         return (*system, *(Message(message.role, message.content) for message in own))
+
+    @property
+    def input_fields(self) -> tuple[str, ...]:
+        """Fields of a row that hold images; of a flow, those of all its nodes."""
+        if self.nodes is None:
+            return super().input_fields
+        fields = (field for node in self.nodes.values() for field in node.input_fields if field not in self.nodes)
+        return tuple(dict.fromkeys(fields))
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -243,6 +264,7 @@ class JobSpec(ImageFields, TrainFields):
             options=None if self.options is None else self.options.model_dump(mode="json"),
             image=self.image_work(self.prompt) if self.kind == "image" else None,
             train=self.train_work(self.seed, etag) if self.kind == "train" else None,
+            upstream=tuple(self.upstream or ()),
         )
 
     @property
@@ -263,7 +285,8 @@ class JobSpec(ImageFields, TrainFields):
 
     def to_json(self) -> dict[str, Any]:  # any JSON
         """The job as `parse_job` reads it back, without what was left at its default."""
-        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        without = {"nodes": {"__all__": {"source"}}} if self.nodes else None
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=without)
 
 
 def parse_job(data: object) -> JobSpec:
@@ -304,6 +327,10 @@ def check_static(
         )
     if spec.replay is not None:
         raise SpecError("replay is for the service itself; use `nightmill replay JOB INDEX`", param="replay")
+    if spec.upstream is not None:
+        raise SpecError("upstream is for the service itself; write a flow: kind: flow, with nodes", param="upstream")
+    for name, node in (spec.nodes or {}).items():
+        _check_node(name, node, now, allow_faults=allow_faults, find_trained=find_trained)
     _check_model(spec, find_trained)
     compile_templates(spec)
     if spec.output_schema is not None:
@@ -315,10 +342,19 @@ def check_static(
         resolve_deadline(spec.deadline, now)
 
 
+def _check_node(
+    name: str, node: JobSpec, now: datetime, *, allow_faults: bool, find_trained: FindTrained | None
+) -> None:
+    try:
+        check_static(node, now, allow_faults=allow_faults, find_trained=find_trained)
+    except SpecError as error:
+        raise error.within(f"nodes.{name}") from error
+
+
 def _check_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
     try:
-        if spec.kind == "train":
-            return  # its model is yet to be
+        if spec.kind in {"train", "flow"}:
+            return  # its model is yet to be, or its nodes have theirs
         if may_be_trained(spec):
             if find_trained is not None:
                 find_trained(spec.model)

@@ -41,6 +41,11 @@ class SpecError(Exception):
         """The same error with its place, where it has none yet."""
         return SpecError(self.message, param=self.param, line=self.line or line, file=self.file or file, code=self.code)
 
+    def within(self, place: str) -> SpecError:
+        """The same error of a part of a job: a node of a flow."""
+        param = place if self.param is None else f"{place}.{self.param}"
+        return SpecError(f"{place}: {self.message}", param=param, line=self.line, file=self.file, code=self.code)
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` was most likely meant to be; None where none is close."""

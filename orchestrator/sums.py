@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, and_, case, func, select
 
 from models.spec import Usage
 from orchestrator.lifecycle import ShardStatus
-from orchestrator.tables import Shard
+from orchestrator.tables import Job, Shard
 from orchestrator.totals import Totals
 
 _PHASES = ("loading", "reading", "generating", "writing")
@@ -22,6 +22,20 @@ def sum_shards(connection: Connection, job_ids: Sequence[str]) -> dict[str, Tota
     for row in connection.execute(sums(job_ids)):
         totals[row.job_id] = _add(totals.get(row.job_id, Totals()), row)
     return totals
+
+
+def totals_of(row: Row, live: Mapping[str, Totals]) -> Totals:  # type: ignore[type-arg]  # of `jobs`: id and totals
+    """A job's totals, frozen or live."""
+    if row.totals is not None:
+        return msgspec.json.decode(row.totals, type=Totals)
+    return live.get(row.id, Totals())
+
+
+def sum_nodes(connection: Connection, flow_id: str) -> Totals:
+    """Totals of a flow: the sums of its nodes'."""
+    rows = connection.execute(select(Job.id, Job.totals).where(Job.flow == flow_id)).all()
+    live = sum_shards(connection, [row.id for row in rows if row.totals is None])
+    return sum((totals_of(row, live) for row in rows), Totals())
 
 
 def sums(job_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:

@@ -49,6 +49,7 @@ class Job(Base):
         Index("jobs_dispatch_order", "status", "priority", "deadline_at", "created_at"),
         Index("jobs_by_end", "finished_at"),
         Index("jobs_by_upload", "upload"),
+        Index("jobs_by_flow", "flow", "node", unique=True),
         Index("jobs_unswept", "finished_at", sqlite_where=text(_UNSWEPT), postgresql_where=text(_UNSWEPT)),
     )
 
@@ -67,6 +68,14 @@ class Job(Base):
     idempotency_key: Mapped[str | None]
     upload: Mapped[str | None]
     """Prefix in the store of the upload that it reads, where it reads one."""
+    flow: Mapped[str | None] = mapped_column(String(ID_LENGTH))
+    """Of a node of a flow, the flow."""
+    node: Mapped[str | None]
+    """Its name in the flow."""
+    needs: Mapped[str | None]
+    """The nodes that it needs, a list of names as JSON."""
+    blocked: Mapped[bool]
+    """Nothing of it is dispatched, for it waits for other nodes: `orchestrator.flows`."""
 
     status: Mapped[str]
     outcome: Mapped[str | None]

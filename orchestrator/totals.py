@@ -20,6 +20,15 @@ class ItemCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Items that have ended."""
         return self.ok + self.failed + self.cancelled + self.expired
 
+    def __add__(self, other: ItemCounts) -> ItemCounts:
+        """Both together."""
+        return ItemCounts(
+            self.ok + other.ok,
+            self.failed + other.failed,
+            self.cancelled + other.cancelled,
+            self.expired + other.expired,
+        )
+
 
 class JobTimings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a job's time went, in seconds.
@@ -61,6 +70,28 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read: float = 0.0
     generate: float = 0.0
     write: float = 0.0
+
+    def __add__(self, other: Totals) -> Totals:
+        """The sums of two jobs that one flow is made of; of what cannot be added, that of the first that has it."""
+        starts = [moment for moment in (self.started_at, other.started_at) if moment is not None]
+        return Totals(
+            items=self.items + other.items,
+            counts=self.counts + other.counts,
+            usage=self.usage + other.usage,
+            shards={
+                status: self.shards.get(status, 0) + other.shards.get(status, 0)
+                for status in {**self.shards, **other.shards}
+            },
+            phase=self.phase or other.phase,
+            losses=self.losses + other.losses,
+            failures=self.failures + other.failures,
+            trouble=self.trouble or other.trouble,
+            started_at=min(starts, default=None),
+            load=max(self.load, other.load),
+            read=self.read + other.read,
+            generate=self.generate + other.generate,
+            write=self.write + other.write,
+        )
 
     def encoded(self) -> str:
         """As it stands in SQL."""

@@ -15,15 +15,15 @@ _SHOWN_ERRORS = 3
 _FIELD = re.compile(r"[a-z_]+(?:\.[a-z_]+)*")
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> SpecError:
-    """The first findings of a validation of `model` as one error."""
+def explain(error: ValidationError, model: type[BaseModel], *, what: str = "a job") -> SpecError:
+    """The first findings of a validation of `model` as one error; `what` is what a `model` is to people."""
     found = error.errors(include_url=False)
     # A list whose entries are wrong is counted without them.
     inner = {detail["loc"][:-2] for detail in found}
     details = [detail for detail in found if detail["type"] != "too_short" or detail["loc"] not in inner]
     # A misspelt field also makes the right one missing: the misspelling is the one to name.
     details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
-    sentences = list(dict.fromkeys(_sentence(detail, model) for detail in details))
+    sentences = list(dict.fromkeys(_sentence(detail, model, what) for detail in details))
     more = f" (and {len(sentences) - _SHOWN_ERRORS} more)" if len(sentences) > _SHOWN_ERRORS else ""
     param = _param(details[0]["loc"]) or _named_first(sentences[0], model)
     return SpecError("; ".join(sentences[:_SHOWN_ERRORS]) + more, param=param)
@@ -74,10 +74,10 @@ _TEMPLATES = {
 }
 
 
-def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
+def _sentence(detail: ErrorDetails, model: type[BaseModel], what: str) -> str:
     param, context, value = _param(detail["loc"]), detail.get("ctx", {}), detail["input"]
     if detail["type"] == "extra_forbidden":
-        owner = _param(detail["loc"][:-1]) or "a job"
+        owner = _param(detail["loc"][:-1]) or what
         right = choices(str(detail["loc"][-1]), _fields(detail["loc"], model))
         return f"{param}: {owner} has no field of this name; {right}"
     if detail["type"] == "value_error":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,6 +45,21 @@ class Prediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def off_by(self, finished_at: float) -> float:
         """How far it was off, as a part of the time that it looked ahead: above 0 where the job took longer."""
         return (finished_at - self.finish_at) / max(1.0, finished_at - self.made_at)
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """A node of a flow at one moment."""
+
+    name: str
+    job: str
+    """Its id: it is a job, and can be looked at like any."""
+    kind: str
+    model: str
+    status: JobStatus
+    items: int
+    counts: ItemCounts
+    waits_for: tuple[str, ...] = ()
+    """The nodes that it needs, as long as they have not completed."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +106,10 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """Of a job that trains a model: how far it is, or was when it last said so."""
     predicted_finish_at: float | None = None
     """While it is in progress, and how fast it is is known."""
+    nodes: tuple[NodeView, ...] = ()
+    """Of a flow, each behind all that it needs. The flow's items and counts are the sums of theirs."""
+    flow: str | None = None
+    """Of a node of a flow, the flow's id."""
     first_prediction: Prediction | None = None
     """The first that was made in its first run, once it had run for a little."""
 
@@ -104,13 +124,19 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         return shown
 
 
-def view_job(row: Row, live: Totals | None, training: Reported | None = None) -> JobView:  # type: ignore[type-arg]  # a row of `jobs`, all columns
+def view_job(
+    row: Row,  # type: ignore[type-arg]  # of `jobs`, all columns
+    live: Totals | None,
+    training: Reported | None = None,
+    nodes: tuple[NodeView, ...] = (),
+) -> JobView:
     """The view of a row.
 
     Args:
         row: The row.
         live: The sum over its shards, for a job whose totals are not frozen.
         training: What a job that trains a model last said of that.
+        nodes: Of a flow.
     """
     totals = live or Totals() if row.totals is None else msgspec.json.decode(row.totals, type=Totals)
     spec = orjson.loads(row.spec)
@@ -145,7 +171,24 @@ def view_job(row: Row, live: Totals | None, training: Reported | None = None) ->
         images=totals.counts.ok * int(spec.get("n", 1)) if row.kind == "image" else None,
         training=None if training is None else training.progress,
         predicted_finish_at=_predicted(row, training) if row.status == JobStatus.IN_PROGRESS else None,
+        nodes=nodes,
+        flow=row.flow,
         first_prediction=first,
+    )
+
+
+def view_node(row: Row, totals: Totals, completed: Collection[str]) -> NodeView:  # type: ignore[type-arg]  # of `jobs`, all columns
+    """The view of a node's row; `completed` are the nodes of its flow that have."""
+    needs = orjson.loads(row.needs or "[]")
+    return NodeView(
+        name=row.node,
+        job=row.id,
+        kind=row.kind,
+        model=row.model,
+        status=JobStatus(row.status),
+        items=row.items if row.planned_at is not None else totals.items,
+        counts=totals.counts,
+        waits_for=tuple(name for name in needs if name not in completed) if row.blocked else (),
     )
 
 

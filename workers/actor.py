@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import logging
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
@@ -17,10 +17,12 @@ import msgspec
 from models.errors import FailureKind, ModelError
 from models.safety import open_safety
 from models.spec import ModelInfo
+from workers.content_credentials import ContentCredentials, CredentialsError
 from workers.contracts import Failure, ShardTask, decode
 from workers.engines import AnyBackend, open_engine
 from workers.execute import Execution, Outcome
 from workers.screening import Screen
+from workers.settings import CredentialFiles
 from workers.sources import SourceError
 from workers.store import ChangedObjectError, StoreError, open_store
 
@@ -50,13 +52,23 @@ class ModelActor:
         cache_dir: where weights that were converted are kept.
         lease_seconds: without a beat of its worker for this long, it stops all shards: nobody waits for them.
         hang_seconds: an engine that shows no sign of work for this long is taken to hang, and its shards fail.
+        credentials: the files of a certificate and its key, where images are signed.
     """
 
-    def __init__(self, store_url: str, cache_dir: str, lease_seconds: float, hang_seconds: float) -> None:
+    def __init__(
+        self,
+        store_url: str,
+        cache_dir: str,
+        lease_seconds: float,
+        hang_seconds: float,
+        credentials: tuple[str, str] | None = None,
+    ) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._store = open_store(store_url)
         self._cache_dir = Path(cache_dir)
         self._screen = Screen(partial(open_safety, self._cache_dir))
+        # Opened by the first image: most actors hold models of text.
+        self._credentials = credentials and cache(partial(ContentCredentials, CredentialFiles(*credentials)))
         self._lease_seconds = lease_seconds
         self._hang_seconds = hang_seconds
         self._backend: AnyBackend | None = None
@@ -91,7 +103,14 @@ class ModelActor:
         if self._backend is None or self._info is None:
             raise RuntimeError("load a model first")
         self._heard = time.monotonic()
-        run = Execution(decode(task, ShardTask), execution, self._store, screen=self._screen, cache_dir=self._cache_dir)
+        run = Execution(
+            decode(task, ShardTask),
+            execution,
+            self._store,
+            screen=self._screen,
+            credentials=self._credentials,
+            cache_dir=self._cache_dir,
+        )
         self._executions[execution] = run
         work = asyncio.get_running_loop().create_task(self._outcome(run, self._backend, self._info))
         self._tasks[execution] = work
@@ -145,6 +164,9 @@ class ModelActor:
             failure = Failure(FailureKind.MODEL, "source_changed", str(error))
         except StoreError as error:
             failure = Failure(FailureKind.PLATFORM, "store_error", str(error))
+        except CredentialsError as error:
+            # The operator's to mend: until then nothing is stored unsigned.
+            failure = Failure(FailureKind.PLATFORM, "not_signed", str(error))
         except Exception as error:
             # A defect of ours must cost this shard its bounded tries, not every shard of the actor its process.
             logger.exception("shard %s/%s", run.task.job, run.task.shard)

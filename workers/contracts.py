@@ -13,7 +13,8 @@ During an upgrade, processes of two versions work side by side, so both must get
 
 Version 1 is the first. Version 2 adds `skip` and `alone` to ShardTask: who overlooks them reads other rows, or takes
 other shards down with its engine. Version 3 adds `image` to Work: who overlooks it answers with text. Version 4 adds
-`train` to Work, and `training` to ShardReport.
+`train` to Work, and `training` to ShardReport. Version 5 adds `deny` to Work: who overlooks it makes what is forbidden.
+Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 4
+WIRE_VERSION = 6
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -179,6 +180,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a job that makes images; `messages`, `sampling` and `schema` then say nothing."""
     train: TrainWork | None = None
     """Of a job that trains a model: its one item, which has no row to speak of."""
+    deny: tuple[str, ...] = ()
+    """Words and phrases that the service lets no prompt of this tenant hold, whatever the job says."""
+    upstream: tuple[str, ...] = ()
+    """Of a node of a flow: the nodes whose results its items are made from, under their names, like fields of a row."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -220,6 +225,8 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Keys of parts that earlier executions may have left: looked for before generation starts."""
     carry_from: str | None = None
     """Key of a part whose ok records are kept: only the items that it lacks, or that failed in it, are generated."""
+    upstream: dict[str, tuple[str, ...]] = {}
+    """By node of `work.upstream`, the keys of the parts that hold its records of the shard's items."""
     version: int = 1
 
 
@@ -322,6 +329,10 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
         return 1 if message.training is None else 4
     if not isinstance(message, ShardTask):
         return 1
+    if message.work.upstream:
+        return 6
+    if message.work.deny:
+        return 5
     if message.work.train is not None:
         return 4
     if message.work.image is not None:

@@ -32,7 +32,7 @@ from workers.contracts import (
     partial_key,
 )
 from workers.image_items import ImageItems
-from workers.image_shard import ImageShard
+from workers.image_shard import ImageShard, OpenCredentials
 from workers.records import BrokenPartError, describe_part, earlier_records, read_part
 from workers.screening import Screen
 from workers.sources import read_rows
@@ -40,6 +40,7 @@ from workers.store import ChangedObjectError, MissingObjectError, ObjectStore, S
 from workers.text_items import TextItems
 from workers.training_progress import TrainingProgress
 from workers.training_shard import TrainingShard
+from workers.upstream import Upstream, read_upstream
 
 logger = logging.getLogger(__name__)
 STORE_SECONDS = 90.0
@@ -90,6 +91,7 @@ class Execution:
         sleep: Waits for so many seconds.
         between: A random number between two; it spreads the pauses of workers whose store went away together.
         screen: Looks at images for those jobs that ask for it.
+        credentials: Opens what images are signed with, where they are.
         cache_dir: Where a training unpacks its images.
     """
 
@@ -103,6 +105,7 @@ class Execution:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         between: Callable[[float, float], float] = random.uniform,
         screen: Screen | None = None,
+        credentials: OpenCredentials | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         self.task = task
@@ -115,6 +118,7 @@ class Execution:
         self._sleep = sleep
         self._between = between
         self._screen = screen
+        self._credentials = credentials
         self._execution = execution
         self._cache_dir = cache_dir
         self._phase: Phase = "loading"
@@ -152,6 +156,7 @@ class Execution:
         Raises:
             StoreError: the store failed.
             ModelError: the engine failed.
+            CredentialsError: images are to be signed, and cannot be.
         """
         self._enter("reading")
         adopted = await self._patiently(self._earlier_part, "its earlier parts are looked for")
@@ -211,6 +216,7 @@ class Execution:
             ask=self._patiently,
             granted=self.granted,
             screen=self._screen,
+            credentials=self._credentials,
             options=self.task.work.parsed_options(),
         )
 
@@ -249,11 +255,17 @@ class Execution:
                 continue
         return None
 
+    def _upstream(self) -> Upstream:
+        task = self.task
+        parts = {node: task.upstream.get(node, ()) for node in task.work.upstream}
+        return read_upstream(parts, task.first, task.count, self._store)
+
     def _read(self, info: ModelInfo) -> TextItems | ImageItems:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
         kind = TextItems if self.task.work.image is None else ImageItems
-        return kind(self.task, info, read_rows(self.task.source, self._store), earlier)
+        rows, upstream = read_rows(self.task.source, self._store), self._upstream()
+        return kind(self.task, info, rows, earlier, upstream)
 
 
 async def _answer(items: TextItems, backend: Backend) -> None:

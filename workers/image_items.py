@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from models.images import ImageSettings
 from models.spec import ItemError, Message, ModelInfo, Usage
 from workers.contracts import ImageWork, Row, ShardTask
 from workers.items import ShardItems
@@ -15,6 +16,7 @@ from workers.picture_files import Provenance
 from workers.prompts import PromptTemplate
 from workers.records import EarlierRecord, Record, StoredImage, encode_record, item_seed
 from workers.screening import DenyList
+from workers.upstream import NO_UPSTREAM, Upstream
 
 
 class ImageAsk(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +38,12 @@ class ImageItems(ShardItems):
     """As `ShardItems`; `asks` are the items that are not done yet."""
 
     def __init__(
-        self, task: ShardTask, info: ModelInfo, rows: Iterable[Row], earlier: Mapping[int, EarlierRecord]
+        self,
+        task: ShardTask,
+        info: ModelInfo,
+        rows: Iterable[Row],
+        earlier: Mapping[int, EarlierRecord],
+        upstream: Upstream = NO_UPSTREAM,
     ) -> None:
         if task.work.image is None:
             raise AssertionError("the shard is not one of an image job")
@@ -46,15 +53,15 @@ class ImageItems(ShardItems):
         self._prompts: dict[int, str] = {}
         self._deny = DenyList(self.image.deny)
         self._template = PromptTemplate((Message("user", self.image.prompt), Message("user", self.image.negative)))
-        super().__init__(task, info, rows, earlier)
+        super().__init__(task, info, rows, earlier, upstream)
 
     @property
     def several(self) -> bool:
         """Whether an item has more than one image."""
         return self._work.n > 1
 
-    def settle(self, index: int, images: Sequence[StoredImage]) -> None:
-        """Take images that are in the store as an item's end."""
+    def settle(self, index: int, images: Sequence[StoredImage], chosen: ImageSettings) -> None:
+        """Take images that are in the store as an item's end; `chosen` is what they were made with."""
         offset = index - self._task.first
         prompt = self._prompts.pop(index)
         record = Record(
@@ -67,7 +74,8 @@ class ImageItems(ShardItems):
             model_revision=self._info.revision,
             seed=images[0].seed,
             reproducible=self._info.reproducible,
-            settings=self._shown_settings(),
+            steps=self.image.steps,
+            settings=self._shown_settings(chosen),
             input=self._inputs[offset],
             attempts=self._attempt(index),
         )
@@ -87,16 +95,20 @@ class ImageItems(ShardItems):
             job=self._task.job if again is None else again.job,
             index=index if again is None else again.index,
             image=k if again is None else again.image,
+            first_step=self.image.steps[0],
         )
 
     def _ask(self, index: int, values: Row) -> None:
         image, again = self.image, self.image.replay
         prompt, negative = (message.content for message in self._template.render(values))
         denied = self._deny.find(prompt)
-        if denied is not None:
-            self.fail(
-                index, ItemError("prompt_denied", f"the prompt holds {denied!r}, which the job's deny-list names")
-            )
+        refused = (
+            self._refused(prompt)
+            if denied is None
+            else ItemError("prompt_denied", f"the prompt holds {denied!r}, which the job's deny-list names")
+        )
+        if refused is not None:
+            self.fail(index, refused)
             return
         self._prompts[index] = prompt
         self.asks.append(
@@ -114,6 +126,6 @@ class ImageItems(ShardItems):
             )
         )
 
-    def _shown_settings(self) -> dict[str, Any]:  # JSON
-        shown = {"steps": list(self.image.steps), **self.image.settings}
+    def _shown_settings(self, chosen: ImageSettings) -> dict[str, Any]:  # JSON
+        shown = {**self.image.settings, **chosen.model_dump(mode="json", exclude_unset=True)}
         return {name: value for name, value in shown.items() if value is not None}

@@ -15,14 +15,15 @@ from contextlib import aclosing
 from functools import partial
 from typing import Protocol, TypeVar
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from models.backend import ImageBackend
 from models.images import Image, ImageRequest, ImageResult, Pixels
 from models.spec import EchoOptions, ItemError
+from workers.content_credentials import ContentCredentials
 from workers.contracts import image_name
 from workers.image_items import ImageAsk, ImageItems
-from workers.picture_files import CONTENT_TYPES, SUFFIXES, encode_picture
+from workers.picture_files import CONTENT_TYPES, SUFFIXES, Provenance, encode_picture
 from workers.picture_sources import load_picture
 from workers.pictures import PictureError
 from workers.records import StoredImage
@@ -40,6 +41,8 @@ _UNKNOWN_SIDE = 512
 Answer = TypeVar("Answer")
 Write = Callable[[str, bytes, str], Awaitable[None]]
 """Stores bytes under a key with a content type, and tries again while the store is away."""
+OpenCredentials = Callable[[], ContentCredentials]
+"""Raises CredentialsError."""
 
 
 class Ask(Protocol):
@@ -61,6 +64,7 @@ class ImageShard:
         ask: Reads what one starts from.
         granted: Set once this execution owns the shard.
         screen: The classifier, for jobs that ask for it.
+        credentials: Opens what files are signed with, where they are; asked from several threads.
         options: The echo model's.
     """
 
@@ -74,6 +78,7 @@ class ImageShard:
         ask: Ask,
         granted: asyncio.Event,
         screen: Screen | None,
+        credentials: OpenCredentials | None,
         options: EchoOptions | None,
     ) -> None:
         self._items = items
@@ -84,6 +89,7 @@ class ImageShard:
         self._ask_store = ask
         self._granted = granted
         self._screen = screen
+        self._credentials = credentials
         self._options = options
         self._waiting = deque(items.asks)
         self._reading = asyncio.Lock()
@@ -96,6 +102,7 @@ class ImageShard:
         Raises:
             StoreError: a store failed.
             ModelError: the engine failed, or the classifier is not there.
+            CredentialsError: files are to be signed, and cannot be.
         """
         try:
             async with asyncio.TaskGroup() as calls:
@@ -190,8 +197,7 @@ class ImageShard:
                 which = f"image {k}" if len(scores) > 1 else "the image"
                 return ItemError(
                     "content_filtered",
-                    f"{which} was given {worst:.2f} by the classifier, and safety.threshold is {limit:g}; nothing of "
-                    "it was kept",
+                    f"{which} was given {worst:.2f} by the classifier, and from {limit:g} on nothing of it is kept",
                 )
         return None
 
@@ -200,22 +206,16 @@ class ImageShard:
         stored = await asyncio.gather(
             *(self._keep_one(result.index, k, image, found) for k, (image, found) in enumerate(pictures))
         )
-        self._items.settle(result.index, stored)
+        self._items.settle(result.index, stored, result.images[0].settings)
 
     async def _keep_one(self, index: int, k: int, image: Image, scores: dict[str, float]) -> StoredImage:
         work = self._work
-        encode = partial(
-            encode_picture,
-            image.pixels,
-            work.format,
-            quality=work.quality,
-            provenance=self._items.provenance(index, k, image.seed),
-        )
+        encode = partial(self._encode, image.pixels, self._items.provenance(index, k, image.seed))
         name = image_name(index, k if self._items.several else None, SUFFIXES[work.format])
         key, content_type = f"{self._folder}{name}", CONTENT_TYPES[work.format]
         await self._granted.wait()
         async with self._threads:
-            data = await asyncio.to_thread(encode)
+            data, unsigned = await asyncio.to_thread(encode)
             await self._write(key, data, content_type)
         height, width = image.pixels.shape[:2]
         return StoredImage(
@@ -228,8 +228,18 @@ class ImageShard:
             seed=image.seed,
             batch=image.batch,
             place=image.place,
+            unsigned_sha256=unsigned,
             safety=scores or UNSET,
         )
+
+    def _encode(self, pixels: Pixels, provenance: Provenance | None) -> tuple[bytes, str | UnsetType]:
+        """A picture's file, and the digest that it had before it was signed, if it is."""
+        work = self._work
+        data = encode_picture(pixels, work.format, quality=work.quality, provenance=provenance)
+        if self._credentials is None or provenance is None:
+            return data, UNSET
+        signed = self._credentials().sign(data, CONTENT_TYPES[work.format], provenance)
+        return signed, hashlib.sha256(data).hexdigest()
 
 
 def _items_a_call(items: ImageItems) -> int:

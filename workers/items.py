@@ -12,8 +12,11 @@ from models.spec import ItemError, ModelInfo, Usage
 from workers.contracts import Counts, Row, ShardTask
 from workers.prompts import PromptError
 from workers.records import EarlierRecord, Record, encode_record
+from workers.screening import DenyList
+from workers.upstream import NO_UPSTREAM, Upstream
 
 _NO_USAGE = Usage()
+_NOTHING: Row = {}
 
 
 class ShardItems(ABC):
@@ -24,10 +27,16 @@ class ShardItems(ABC):
         info: the model that will answer.
         rows: the rows of `task.source`, all of them, in order.
         earlier: records of an earlier attempt; items that are ok in it are carried over and not asked again.
+        upstream: what earlier nodes of a flow made of the items, or why an item cannot be run.
     """
 
     def __init__(
-        self, task: ShardTask, info: ModelInfo, rows: Iterable[Row], earlier: Mapping[int, EarlierRecord]
+        self,
+        task: ShardTask,
+        info: ModelInfo,
+        rows: Iterable[Row],
+        earlier: Mapping[int, EarlierRecord],
+        upstream: Upstream = NO_UPSTREAM,
     ) -> None:
         self.usage = Usage()
         self._ok = self._failed = 0
@@ -38,6 +47,8 @@ class ShardItems(ABC):
         self._custom_ids: list[str | UnsetType] = [UNSET] * task.count
         self._inputs: list[Row | UnsetType] = [UNSET] * task.count
         self._earlier = earlier
+        self._forbidden = DenyList(self._work.deny)
+        self._upstream = upstream
         self._attempts = {index: record.attempts + 1 for index, record in earlier.items() if not record.ok}
         self._read(rows, earlier)
 
@@ -88,6 +99,13 @@ class ShardItems(ABC):
     def _ask(self, index: int, values: Row) -> None:
         """Make the request of an item out of its row; raises PromptError where that cannot be."""
 
+    def _refused(self, text: str) -> ItemError | None:
+        """Why the service makes nothing of a prompt, where it does not. Of its list, only what was hit is told."""
+        found = self._forbidden.find(text)
+        if found is None:
+            return None
+        return ItemError("prompt_denied", f"the prompt holds {found!r}, which this service does not allow")
+
     def _attempt(self, index: int) -> int:
         """Which try at an item this is, from 1."""
         return self._attempts.get(index, 1)
@@ -113,8 +131,12 @@ class ShardItems(ABC):
                 if before is not None and before.ok:
                     self._end(item, before.line, before.usage, ok=True)
                     continue
+                made = self._upstream.get(item, _NOTHING)
+                if isinstance(made, ItemError):
+                    self.fail(item, made)
+                    continue
                 try:
-                    self._ask(item, values)
+                    self._ask(item, {**values, **made} if made else values)
                 except PromptError as error:
                     self.fail(item, ItemError("invalid_prompt", str(error)))
         if index < end:

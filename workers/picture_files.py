@@ -1,7 +1,8 @@
 """Images as files: PNG, JPEG and WebP, each saying inside how it was made.
 
 Provenance is an XMP packet with what it takes to make the picture again and to tell that a model made it. The prompt
-itself is not in it, only its digest: a file travels further than a job's records.
+itself is not in it, only its digest: a file travels further than a job's records. Where the operator has a certificate,
+`workers.content_credentials` adds the same as a signed manifest.
 
 Source: XMP specification, part 3, "Storage in files"; IPTC's vocabulary of digital source types.
 """
@@ -16,14 +17,19 @@ import msgspec
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from models.images import ImageFormat, Pixels
+from models.images import ImageFormat, Pixels, StepName
 
 SUFFIXES: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 CONTENT_TYPES: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 NAMESPACE = "https://nightmill.dev/ns/1.0/"
 PNG_LEVEL = 3
 """Of zlib: some percent larger than at the usual 6, in a third of the time."""
-_MADE_BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+_SOURCE_TYPE_OF: dict[StepName, str] = {
+    "generate": "trainedAlgorithmicMedia",
+    "edit": "compositeWithTrainedAlgorithmicMedia",
+    "inpaint": "compositeWithTrainedAlgorithmicMedia",
+}
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +43,26 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     image: int
     """Which of its item's, from 0."""
+    first_step: StepName = "generate"
+    """What it came from: nothing but a model, or a picture that the model or a network went on with."""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What a file tells, by the names that it tells it under."""
+        return {
+            "promptDigest": prompt_digest(self.prompt),
+            "model": self.model,
+            "modelRevision": self.revision,
+            "seed": str(self.seed),
+            "job": self.job,
+            "item": str(self.index),
+            "image": str(self.image),
+        }
+
+    @property
+    def source_type(self) -> str:
+        """IPTC's word for such a picture, a URL."""
+        return _SOURCE_TYPES + _SOURCE_TYPE_OF.get(self.first_step, "algorithmicallyEnhanced")
 
 
 def encode_picture(
@@ -79,22 +105,13 @@ def prompt_digest(prompt: str) -> str:
 
 def xmp_packet(provenance: Provenance) -> bytes:
     """Provenance as XMP."""
-    fields = {
-        "promptDigest": prompt_digest(provenance.prompt),
-        "model": provenance.model,
-        "modelRevision": provenance.revision,
-        "seed": str(provenance.seed),
-        "job": provenance.job,
-        "item": str(provenance.index),
-        "image": str(provenance.image),
-    }
-    own = " ".join(f"nightmill:{name}={quoteattr(value)}" for name, value in fields.items())
+    own = " ".join(f"nightmill:{name}={quoteattr(value)}" for name, value in provenance.fields.items())
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
         'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
         f'xmlns:nightmill="{NAMESPACE}" xmp:CreatorTool="Nightmill" '
-        f'Iptc4xmpExt:DigitalSourceType="{_MADE_BY_A_MODEL}" {own}/>'
+        f'Iptc4xmpExt:DigitalSourceType="{provenance.source_type}" {own}/>'
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode()

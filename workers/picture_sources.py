@@ -13,6 +13,7 @@ import re
 from models.images import Pixels
 from workers.pictures import PictureError, read_picture
 from workers.store import UPLOAD_SCHEME, MissingObjectError, ObjectStore, StoreError, checked_key, open_uri
+from workers.upstream import MadeFile
 
 MAX_BYTES = 64 << 20
 UPLOADS = "inputs/"
@@ -24,7 +25,8 @@ def load_picture(value: object, field: str, store: ObjectStore, *, mask: bool = 
     """The pixels that a row's field stands for.
 
     Args:
-        value: An `s3://` URI, the `nightmill://` URI of an upload, a `data:` URI, or base64.
+        value: An `s3://` URI, the `nightmill://` URI of an upload, a `data:` URI, base64, or what an earlier node of a
+            flow made.
         field: Its name, for messages.
         store: Nightmill's own.
         mask: As `read_picture`.
@@ -33,6 +35,8 @@ def load_picture(value: object, field: str, store: ObjectStore, *, mask: bool = 
         PictureError: there is no such image, or none that can be used.
         StoreError: a store cannot be reached.
     """
+    if isinstance(value, MadeFile):
+        return read_picture(store.get(value.key), mask=mask)
     if not isinstance(value, str) or not value.strip():
         raise PictureError("image_missing", f"{field} is empty; it must name this item's image")
     try:

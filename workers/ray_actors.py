@@ -60,11 +60,13 @@ class RayStarter:
             runtime_env=environment,
             scheduling_strategy=NodeAffinitySchedulingStrategy(self._node, soft=False),
         )
+        credentials = self._settings.credential_files
         handle = remote.remote(
             self._settings.object_store_url,
             str(self._settings.cache_dir),
             self._settings.lease_seconds,
             self._settings.hang_seconds,
+            None if credentials is None else (credentials.certificate, credentials.key),
         )
         return RayActor(handle, hang_seconds=self._settings.hang_seconds)
 

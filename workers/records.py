@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from models.images import StepName
 from models.spec import FinishReason, ItemError, Output, Reproducible, Usage
 from workers.contracts import Counts, Part, Row
 from workers.trained_models import TrainedModel
@@ -35,6 +36,8 @@ class StoredImage(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """How many pictures were made in the batch that it was made in."""
     place: int = 0
     """At which place in that batch, from 0."""
+    unsigned_sha256: str | UnsetType = UNSET
+    """Of a file with Content Credentials: the digest that it had before it was signed, which is the same each time."""
     safety: dict[str, float] | UnsetType = UNSET
     """What the classifiers said of it, from 0 to 1, where they were asked."""
 
@@ -61,7 +64,9 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     model_revision: str | UnsetType = UNSET
     seed: int | UnsetType = UNSET
     reproducible: Reproducible | UnsetType = UNSET
-    settings: dict[str, Any] | UnsetType = UNSET  # models.images.ImageSettings as JSON, without what was left open
+    steps: tuple[StepName, ...] | UnsetType = UNSET
+    """Of images: what was done, in order."""
+    settings: dict[str, Any] | UnsetType = UNSET  # models.images.ImageSettings as JSON, the engines' choices included
     input: Row | UnsetType = UNSET
     attempts: int = 1
     schema_version: int = SCHEMA_VERSION

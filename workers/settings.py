@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "NIGHTMILL_"
@@ -14,6 +15,16 @@ PREFIX = "NIGHTMILL_"
 
 class SettingsError(Exception):
     """A setting has a bad value; the message names its environment variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialFiles:
+    """Where an operator's certificate and key lie."""
+
+    certificate: str
+    """PEM: the certificate, then those that issued it, without the root."""
+    key: str
+    """PEM, without a passphrase."""
 
 
 class Settings(BaseSettings):
@@ -35,8 +46,23 @@ class Settings(BaseSettings):
     """Shards that one generation worker runs side by side."""
     prewarm: bool = True
     """Import the text engine when the worker starts, so that its first model loads sooner."""
+    c2pa_certificate: Path | None = None
+    """PEM: with it, images are signed; see `workers.content_credentials`."""
+    c2pa_key: Path | None = None
     allow_faults: bool = False
     """Let jobs tell the `echo` model to fail, crash and hang. For tests."""
+
+    @field_validator("c2pa_certificate", "c2pa_key")
+    @classmethod
+    def _absolute_file(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @field_validator("c2pa_key")
+    @classmethod
+    def _goes_with_certificate(cls, value: Path | None, found: ValidationInfo) -> Path | None:
+        if "c2pa_certificate" in found.data and (value is None) != (found.data["c2pa_certificate"] is None):
+            raise ValueError("NIGHTMILL_C2PA_CERTIFICATE and NIGHTMILL_C2PA_KEY go together; set both or neither")
+        return value
 
     @field_validator("data_dir", "cache_dir")
     @classmethod
@@ -56,6 +82,13 @@ class Settings(BaseSettings):
         if value and not value.startswith(("file:///", "s3://")):
             raise ValueError("must be file:///a/folder or s3://bucket/prefix")
         return value
+
+    @property
+    def credential_files(self) -> CredentialFiles | None:
+        """What images are signed with; None where they are not."""
+        if self.c2pa_certificate is None or self.c2pa_key is None:
+            return None
+        return CredentialFiles(str(self.c2pa_certificate), str(self.c2pa_key))
 
     @property
     def object_store_url(self) -> str:

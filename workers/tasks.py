@@ -23,6 +23,7 @@ from celery.platforms import SecurityWarning
 from models import catalog
 from models.errors import FailureKind, ModelError
 from workers.broker import Hints, Publisher, TakeOneForOne, make_celery
+from workers.content_credentials import ContentCredentials, CredentialsError
 from workers.contracts import (
     GENERATE_QUEUE,
     RUN_SHARD_TASK,
@@ -257,7 +258,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
         settings = load_settings(Settings)
-    except SettingsError as error:
+        if settings.credential_files is not None:
+            ContentCredentials(settings.credential_files)  # said at once, and not by the first image
+    except (SettingsError, CredentialsError) as error:
         sys.exit(f"nightmill worker: {error}")
     if not settings.ray_address:
         sys.exit("nightmill worker: NIGHTMILL_RAY_ADDRESS is not set; workers connect to Ray and never start one")

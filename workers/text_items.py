@@ -14,20 +14,26 @@ from workers.items import ShardItems
 from workers.prompts import PromptError, PromptTemplate
 from workers.records import EarlierRecord, Record, encode_record, item_seed
 from workers.schemas import Validator
+from workers.upstream import NO_UPSTREAM, Upstream
 
 
 class TextItems(ShardItems):
     """As `ShardItems`; `requests` are those of the items that are not done yet."""
 
     def __init__(
-        self, task: ShardTask, info: ModelInfo, rows: Iterable[Row], earlier: Mapping[int, EarlierRecord]
+        self,
+        task: ShardTask,
+        info: ModelInfo,
+        rows: Iterable[Row],
+        earlier: Mapping[int, EarlierRecord],
+        upstream: Upstream = NO_UPSTREAM,
     ) -> None:
         work = task.work
         self.requests: list[TextRequest] = []
         self._validator = None if work.schema is None else Validator(work.schema)
         self._template = PromptTemplate(work.messages)
         self._sampling, self._options = work.parsed_sampling(), work.parsed_options()
-        super().__init__(task, info, rows, earlier)
+        super().__init__(task, info, rows, earlier, upstream)
 
     def settle(self, result: TextResult) -> None:
         """Take an item's result as its end."""
@@ -42,10 +48,16 @@ class TextItems(ShardItems):
 
     def _ask(self, index: int, values: Row) -> None:
         work = self._work
+        messages = self._template.render(values)
+        for message in messages:
+            refused = self._refused(message.content)
+            if refused is not None:
+                self.fail(index, refused)
+                return
         self.requests.append(
             TextRequest(
                 index=index,
-                messages=self._template.render(values),
+                messages=messages,
                 sampling=self._sampling,
                 seed=item_seed(work.seed, index, self._attempt(index)),
                 n=work.n,

@@ -19,7 +19,7 @@ from models.backends.diffusers_folder import locate, revision, variant
 from models.backends.diffusers_requests import Look, Mode, Rules, Task, open_tasks
 from models.backends.image_batches import Picture
 from models.backends.image_engine import ImageEngine
-from models.images import ImageRequest, Pixels
+from models.images import ImageRequest, ImageSettings, Pixels
 from models.spec import ItemError
 
 __all__ = ["DiffusersEngine", "locate", "revision", "start"]
@@ -55,6 +55,10 @@ class DiffusersEngine(ImageEngine):
         """See `ImageEngine`."""
         adapters = self._adapters.check(request.settings.loras)
         return adapters if isinstance(adapters, ItemError) else self._rules.look(request, adapters)
+
+    def settings(self, request: ImageRequest, shape: Hashable) -> ImageSettings:
+        """See `ImageEngine`."""
+        return self._rules.settings(request, cast("Look", shape))
 
     def first_size(self, shape: Hashable) -> int:
         """See `ImageEngine`."""

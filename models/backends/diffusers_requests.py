@@ -12,7 +12,7 @@ import diffusers
 from models.backends.diffusers_adapters import Adapters
 from models.backends.diffusers_device import Pipeline
 from models.errors import UnknownModelError
-from models.images import ImageRequest
+from models.images import ImageRequest, ImageSettings
 from models.spec import ItemError
 
 Mode: TypeAlias = Literal["generate", "edit", "inpaint"]
@@ -86,6 +86,8 @@ class Rules:
         self._scheduler_class = type(pipeline.scheduler)
         self.scheduler_config = pipeline.scheduler.config
         self.schedulers = _schedulers(pipeline)
+        own = self._scheduler_class.__name__
+        self._own_scheduler = own if own in self.schedulers else None  # or nobody could ask for it by this name
         self.multiple = _multiple(pipeline)
         self._default_side = _default_side(pipeline)
         self._tokenizer, self.prompt_tokens = _longest_reader(any_task)
@@ -118,6 +120,19 @@ class Rules:
             or self._prompt_error(request, task)
             or look
         )
+
+    def settings(self, request: ImageRequest, look: Look) -> ImageSettings:
+        """What a picture of this look is made with, the model's own choices included."""
+        chosen = {
+            "width": look.width,
+            "height": look.height,
+            "steps": look.steps,
+            "guidance": look.guidance,
+            "scheduler": look.scheduler or self._own_scheduler,
+            "strength": look.strength,
+            "loras": request.settings.loras or None,
+        }
+        return ImageSettings.model_validate({name: value for name, value in chosen.items() if value is not None})
 
     def _task(self, request: ImageRequest) -> Task | ItemError:
         if request.image is None:
@@ -187,9 +202,8 @@ class Rules:
 def _strength(request: ImageRequest, task: Task) -> float | None:
     if "strength" not in task.takes:
         return None
-    if "strength" in request.settings.model_fields_set:
-        return request.settings.strength
-    return DEFAULT_STRENGTH[task.mode]
+    strength = request.settings.strength
+    return DEFAULT_STRENGTH[task.mode] if strength is None else strength
 
 
 def _schedulers(pipeline: Pipeline) -> dict[str, Any]:

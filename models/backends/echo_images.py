@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backends.echo import share
-from models.images import Image, ImageRequest, ImageResult, Pixels
+from models.images import Image, ImageRequest, ImageResult, ImageSettings, Pixels
 from models.spec import EchoOptions, ItemError, ModelInfo, output_seed
 
 BATCH = 8
 """Requests of one size that are answered at once."""
 SIDE = 64
 """Pixels of a picture whose job gives no size, in each direction."""
+STRENGTH = 0.8
+"""Of an edit whose job gives none."""
 SHARDS_IN_FLIGHT = 4
 REVISION = "echo-images-1"
 _NO_FAULTS = EchoOptions()
@@ -90,11 +92,16 @@ class EchoImages:
         batch = request.batch or together
         return ImageResult(
             index=request.index,
-            images=tuple(
-                Image(pixels=paint(request, seed), seed=seed, batch=batch)
-                for seed in (output_seed(request.seed, k) for k in range(request.n))
-            ),
+            images=tuple(_image(request, output_seed(request.seed, k), batch) for k in range(request.n)),
         )
+
+
+def _image(request: ImageRequest, seed: int, batch: int) -> Image:
+    pixels = paint(request, seed)
+    settings = ImageSettings(width=pixels.shape[1], height=pixels.shape[0])
+    if request.image is not None and request.mask is None:
+        settings = settings.followed_by(ImageSettings(strength=_strength(request)))
+    return Image(pixels=pixels, seed=seed, batch=batch, settings=settings)
 
 
 def paint(request: ImageRequest, seed: int) -> Pixels:
@@ -126,7 +133,11 @@ def _over(before: Pixels, painted: NDArray[np.int64], request: ImageRequest) -> 
     columns = np.arange(width) * before.shape[1] // width
     ground = before[rows][:, columns].astype(np.int64)
     if request.mask is None:
-        share_of_new = round(request.settings.strength * 256)
+        share_of_new = round(_strength(request) * 256)
         mixed: NDArray[np.int64] = (ground * (256 - share_of_new) + painted * share_of_new) >> 8
         return mixed
     return np.where(request.mask[rows][:, columns][..., :1] > 127, painted, ground)
+
+
+def _strength(request: ImageRequest) -> float:
+    return STRENGTH if request.settings.strength is None else request.settings.strength

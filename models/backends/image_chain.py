@@ -176,8 +176,11 @@ class _Call:
                             message = f"{stage.step}: {result.error.message}"
                             await after.put((index, k, ItemError(result.error.code, message)))
                         else:
-                            # The seed and batch of a picture are those that it was first made with.
-                            done = msgspec.structs.replace(image, pixels=result.images[0].pixels)
+                            # The seed and batch of a picture are those that it was first made with. The engines of
+                            # later steps make the same of it in any batch, but on a GPU: they are then `seeded`.
+                            [made] = result.images
+                            settings = image.settings.followed_by(made.settings)
+                            done = msgspec.structs.replace(image, pixels=made.pixels, settings=settings)
                             await after.put((index, k, done))
         await after.put(None)
 

@@ -14,7 +14,7 @@ import torch
 
 from models.backends.image_batches import Batch, BatchSizes, Painted, Picture, WaitingPictures
 from models.backends.threaded import ThreadedEngine
-from models.images import Image, ImageRequest, Pixels
+from models.images import Image, ImageRequest, ImageSettings, Pixels
 from models.spec import ItemError, Reproducible
 from models.weights import first_line
 
@@ -58,6 +58,10 @@ class ImageEngine(ThreadedEngine[Picture, Painted]):
             AbandonedError: from `between_steps`.
             Exception: the batch cannot be painted. Out of memory, a smaller one is tried; else each picture alone.
         """
+
+    def settings(self, request: ImageRequest, shape: Hashable) -> ImageSettings:  # noqa: ARG002  # some read none
+        """What a picture of this shape is made with: those settings alone that are read, none left open."""
+        return ImageSettings()
 
     def painted(self, shape: Hashable, size: int) -> None:  # most engines keep to their first guess
         """Called after a batch of `size` pictures: the time to `self._sizes.learn` from what it took."""
@@ -141,7 +145,8 @@ class ImageEngine(ThreadedEngine[Picture, Painted]):
             if isinstance(painted, ItemError):
                 done.append(Painted(picture.id, error=painted))
             else:
-                image = Image(pixels=painted, seed=picture.seed, batch=batch.size, place=place)
+                settings = self.settings(picture.request, batch.shape)
+                image = Image(pixels=painted, seed=picture.seed, batch=batch.size, place=place, settings=settings)
                 done.append(Painted(picture.id, image))
         return done
 

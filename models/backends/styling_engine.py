@@ -12,7 +12,7 @@ from models.backends.image_batches import Picture
 from models.backends.image_engine import ImageEngine
 from models.backends.pixels import picture_of, split_alpha, with_alpha
 from models.backends.styling_networks import FILES, MULTI_STYLE, SMALLEST_SIDE, StylingNetworks, check_style
-from models.images import ImageRequest, Pixels
+from models.images import ImageRequest, ImageSettings, Pixels
 from models.spec import ItemError
 
 
@@ -51,6 +51,14 @@ class StylingEngine(ImageEngine):
         if request.style_image is not None:
             return None
         return check_style(request.settings.style)
+
+    def settings(self, request: ImageRequest, shape: Hashable) -> ImageSettings:
+        """The strength, and the style's name where it has one."""
+        del shape
+        asked, strength = request.settings, request.settings.style_strength
+        if request.style_image is not None:
+            return ImageSettings(style_strength=strength)
+        return ImageSettings(style=asked.style, style_strength=strength)
 
     def first_size(self, shape: Hashable) -> int:
         """One."""

@@ -17,7 +17,7 @@ from models.backends.image_batches import Picture
 from models.backends.image_engine import ImageEngine
 from models.backends.trained_conditions import Conditions, conditions
 from models.errors import UnknownModelError
-from models.images import ImageRequest, Pixels
+from models.images import ImageRequest, ImageSettings, Pixels
 from models.spec import ItemError, Reproducible
 from models.training.loop import to_pixels
 from models.training.saved import LoadedModel, load_model
@@ -93,6 +93,18 @@ class TrainedEngine(ImageEngine):
         if unsupported:
             return ItemError("unsupported_setting", f"{about.family} models have no {' and no '.join(unsupported)}")
         return None
+
+    def settings(self, request: ImageRequest, shape: Hashable) -> ImageSettings:  # noqa: ARG002  # the same for all
+        """See `ImageEngine`."""
+        steps, guidance = cast("tuple[int | None, float | None]", shape)
+        space, sampler = self._model.about.space, self._model.sampler
+        chosen = {
+            "width": space.width,
+            "height": space.height,
+            "steps": sampler.default_steps if steps is None else steps,
+            "guidance": sampler.default_guidance if guidance is None else guidance,
+        }
+        return ImageSettings.model_validate({name: value for name, value in chosen.items() if value is not None})
 
     def first_size(self, shape: Hashable) -> int:  # noqa: ARG002  # one size for all
         """`ROWS`."""

@@ -13,7 +13,7 @@ from models.backends.image_engine import ImageEngine
 from models.backends.pixels import fill_hidden, picture_of, split_alpha, with_alpha
 from models.backends.upscaling_network import UPSCALERS, Upscaler, UpscalingNetwork
 from models.errors import UnknownModelError
-from models.images import ImageRequest, Pixels
+from models.images import ImageRequest, ImageSettings, Pixels
 from models.spec import ItemError
 
 MOST_PIXELS = 1 << 26
@@ -72,6 +72,11 @@ class UpscalingEngine(ImageEngine):
                 f"more than {MOST_PIXELS >> 20} million",
             )
         return height, width, split_alpha(picture)[1] is not None, scale
+
+    def settings(self, request: ImageRequest, shape: Hashable) -> ImageSettings:
+        """The scale."""
+        del shape
+        return ImageSettings(scale=request.settings.scale)
 
     def first_size(self, shape: Hashable) -> int:
         """As many as fill a batch of windows."""

@@ -163,7 +163,8 @@ def replay_image(
     """Make an image of a job again, as a small job of its own, in the batch shape in which it was made."""
     spec = replay_spec(services.store, services.jobs, job_id, index, image)
     services.hints.ping()
-    job = services.jobs.create(spec)
+    # Whoever asks for it: what its tenant may not make, nobody may make again in its name.
+    job = services.jobs.create(spec, tenant=services.jobs.tenant(job_id))
     _hint(services.hints.wake)
     return job_answer(job)
 

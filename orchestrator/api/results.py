@@ -55,7 +55,7 @@ def download_results(
     chunks = results.stream(services.store, services.jobs, job_id)
     if form != "jsonl":
         spec = services.jobs.spec(job_id)
-        chunks = _exporter(form)(chunks, spec.kept, 0 if spec.kind == "image" else spec.n)
+        chunks = _exporter(form)(chunks, spec.kept, 0 if spec.kind == "image" else spec.n, tuple(spec.nodes or ()))
     # What is wrong from the start can still be answered with its status.
     first = next(chunks, b"")
     headers = {"Content-Disposition": f'attachment; filename="results.{form}"'}

@@ -80,6 +80,8 @@ def sample_lines(record: Mapping[str, Any], width: int) -> list[str]:  # a recor
 
 def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
     """The outputs of a record as text; of a record without any, why there is none."""
+    if "nodes" in record:
+        return [f"{name}: {text}" for name, made in record["nodes"].items() for text in output_texts(made)]
     if "error" in record:
         return [f"{record['status']}: {record['error']['code']}: {record['error']['message']}"]
     if "trained" in record:
@@ -88,12 +90,16 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
         return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes']) or 'any text'}"]
     if "images" in record:
         return [
-            f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}, {record.get('prompt', '')}"
+            f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}{_of_prompt(record)}"
             for image in record["images"]
         ]
     if "outputs" in record:
         return [_text(output["text"]) for output in record["outputs"]]
     return [_text(record.get("output", record["status"]))]
+
+
+def _of_prompt(record: Mapping[str, Any]) -> str:  # a record: any JSON
+    return f", {record['prompt']}" if record.get("prompt") else ""
 
 
 def _text(output: object) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.output import guarded, print_json
-from orchestrator.cli.running import JobFile, Overrides, checked_job
+from orchestrator.cli.running import JobFile, Overrides, checked_job, jobs_of
 from orchestrator.cli.stack import AsJson
 
 if TYPE_CHECKING:
@@ -34,15 +34,18 @@ def plan(
     from orchestrator.planning import plan as plan_job
     from workers.store_folder import FolderStore
 
-    spec = checked_job(job_file, overrides, allow_faults=settings_for().allow_faults, rows=False)
-    with tempfile.TemporaryDirectory(prefix="nightmill-plan-") as folder:
-        staging = Staging(FolderStore(folder), STAGED)
-        source = job_source(spec, staging)
-        summary = plan_job(spec, source, staging, on_shards=lambda _: None, samples=samples)
+    whole = checked_job(job_file, overrides, allow_faults=settings_for().allow_faults, rows=False)
+    planned: list[tuple[JobSpec, PlanSummary]] = []
+    for spec in jobs_of(whole):
+        with tempfile.TemporaryDirectory(prefix="nightmill-plan-") as folder:
+            staging = Staging(FolderStore(folder), STAGED)
+            source = job_source(spec, staging)
+            planned.append((spec, plan_job(spec, source, staging, on_shards=lambda _: None, samples=samples)))
     if as_json:
-        print_json(_as_json(spec, summary))
+        shown = [_as_json(spec, summary) for spec, summary in planned]
+        print_json({"name": whole.name, "kind": whole.kind, "nodes": shown} if whole.nodes else shown[0])
     else:
-        sys.stdout.write("\n".join(_lines(spec, summary)) + "\n")
+        sys.stdout.write("\n\n".join("\n".join(_lines(spec, summary)) for spec, summary in planned) + "\n")
 
 
 def _as_json(spec: JobSpec, summary: PlanSummary) -> dict[str, object]:
@@ -82,6 +85,8 @@ def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
         lines.append(f"  used     {', '.join(summary.fields)}")
     if summary.custom_id is not None:
         lines.append(f"  ids      from {summary.custom_id}")
+    if spec.upstream:
+        lines.append(f"  needs    {', '.join(spec.upstream)}")
     if spec.deadline is not None:
         lines.append(f"  deadline {spec.deadline}")
     for number, sample in enumerate(() if spec.data is not None else summary.samples):

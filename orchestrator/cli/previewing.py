@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from orchestrator.cli.following import output_texts
 from orchestrator.cli.output import stdout
+from orchestrator.flow_spec import node_specs
 from orchestrator.image_spec import with_absolute_paths
 from orchestrator.jobfile import is_local
 from orchestrator.planning import PlannedShard, Staging, plan
@@ -46,7 +47,8 @@ def first_items(spec: JobSpec, count: int) -> tuple[JobSpec, list[Asked]]:
     """
     with tempfile.TemporaryDirectory(prefix="nightmill-preview-") as folder:
         staging = Staging(FolderStore(folder), STAGED)
-        rows = _first_rows(spec, staging, count)
+        # All nodes of a flow have the same items.
+        rows = _first_rows(next(iter(node_specs(spec).values())) if spec.nodes else spec, staging, count)
     if spec.source.file is not None and is_local(spec.source.file):
         home = Path(spec.source.file).absolute().parent
         rows = [with_absolute_paths(spec, row, home) for row in rows]
@@ -115,12 +117,15 @@ def print_previews(records: Sequence[Mapping[str, Any]], prompts: Sequence[Asked
         ]
         failed = "error" in record
         for text in output_texts(record):
-            parts += [Rule(style="dim"), Text(text.strip(), style="red" if failed else "")]
+            parts += [Rule(style="dim")] if parts else []
+            parts.append(Text(text.strip(), style="red" if failed else ""))
         usage = record.get("usage") or {}
         given = ", ".join(f"{key}: {value}" for key, value in (record.get("input") or {}).items())
         foot = f"{usage.get('completion_tokens', 0)} tokens, {record.get('finish_reason', record['status'])}"
         if "images" in record:
             foot = f"seed {record['seed']}, {record['reproducible']}"
+        if "nodes" in record:
+            foot = str(record["status"])
         title = f"item {record['index']}{f' · {given}' if given else ''}"
         console.print(
             Panel(Group(*parts), title=Text(title), subtitle=Text(foot), title_align="left", subtitle_align="right")

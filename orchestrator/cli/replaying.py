@@ -23,6 +23,8 @@ class Comparison:
 
     same_bytes: bool
     same_pixels: bool
+    signed: bool = False
+    """Whether the bytes were the same before they were signed: a signature is another each time."""
     largest: int = 0
     """Largest difference of a channel's value, of 255."""
     mean: float = 0.0
@@ -32,6 +34,8 @@ class Comparison:
     def __str__(self) -> str:
         if self.same_bytes:
             return "the same: same pixels, same bytes"
+        if self.signed:
+            return "the same: same pixels, same bytes but for the signature"
         if self.same_pixels:
             return "the same pixels, in other bytes"
         if self.sizes is not None:
@@ -39,8 +43,8 @@ class Comparison:
         return f"not the same: values differ by {self.largest} of 255 at most, {self.mean:.4f} on average"
 
 
-def compare(before: bytes, after: bytes) -> Comparison:
-    """Two image files, by their bytes and their pixels."""
+def compare(before: bytes, after: bytes, *, signed: bool = False) -> Comparison:
+    """Two image files, by their bytes and their pixels; `signed` as in `Comparison`."""
     import numpy as np
     from PIL import Image
 
@@ -54,7 +58,9 @@ def compare(before: bytes, after: bytes) -> Comparison:
         )
         return Comparison(same_bytes=False, same_pixels=False, sizes=sizes)
     apart = np.abs(first - second)
-    return Comparison(same_bytes=False, same_pixels=not apart.any(), largest=int(apart.max()), mean=float(apart.mean()))
+    return Comparison(
+        same_bytes=False, same_pixels=not apart.any(), signed=signed, largest=int(apart.max()), mean=float(apart.mean())
+    )
 
 
 @guarded
@@ -92,7 +98,7 @@ def replay(
         [found] = client.results(job.id, after=index - 1 if index else None, limit=1).data
         names = [_name(found["images"][image]), _name(made["images"][0])]
         before, after = client.image(job.id, names[0]), client.image(again.id, names[1])
-    result = compare(before, after)
+    result = compare(before, after, signed=same_unsigned(found["images"][image], made["images"][0]))
     if out is not None:
         for name, data in ((names[0], before), (f"replay-{names[0]}", after)):
             save_file(out / name, [data])
@@ -110,6 +116,12 @@ def _name(image: dict[str, Any]) -> str:  # of a record: any JSON
     return str(image["key"]).rpartition("/")[2]
 
 
+def same_unsigned(before: dict[str, Any], after: dict[str, Any]) -> bool:  # of records: any JSON
+    """Whether two images' files were the same before they were signed, by their records."""
+    first, second = (image.get("unsigned_sha256", image["sha256"]) for image in (before, after))
+    return bool(first == second)
+
+
 def _as_json(
     job: str, index: int, image: int, result: Comparison, found: dict[str, Any], made: dict[str, Any]
 ) -> dict[str, Any]:  # records: any JSON
@@ -118,6 +130,7 @@ def _as_json(
         "index": index,
         "image": image,
         "same_bytes": result.same_bytes,
+        "same_before_signing": result.signed or result.same_bytes,
         "same_pixels": result.same_pixels,
         "max_difference": result.largest,
         "mean_difference": result.mean,

@@ -166,9 +166,9 @@ def preview(
             print_json([{**record, "messages": asked} for record, asked in zip(records, prompts, strict=False)])
         else:
             print_previews(records, prompts)
-        if job.images:
+        if job.images or job.nodes:
             folder = out or Path(tempfile.gettempdir()) / f"nightmill-preview-{job.id}"
-            say(f"the pictures are in {save_job(service.client, job, folder, 'jsonl')}")
+            say(f"to be looked at: {save_job(service.client, job, folder, 'jsonl')}")
         if exit_code(job, fail_on_errors=False):
             conclude(
                 Ending(job, f"nightmill results {job.id}", source=spec.source.file), as_json=False, fail_on_errors=False
@@ -198,8 +198,16 @@ def checked_job(job_file: Path, overrides: list[str] | None, *, allow_faults: bo
         # The scheduler will say the same, but only once everything has been started and uploaded.
         from orchestrator.planning import plan_here
 
-        plan_here(spec)
+        for each in jobs_of(spec):
+            plan_here(each)
     return spec
+
+
+def jobs_of(spec: JobSpec) -> list[JobSpec]:
+    """The jobs that a job is planned as: of a flow its nodes, each behind all that it needs."""
+    from orchestrator.flow_spec import node_specs
+
+    return list(node_specs(spec).values()) if spec.nodes else [spec]
 
 
 def _quickly_read(spec: JobSpec) -> bool:

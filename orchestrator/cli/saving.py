@@ -15,6 +15,10 @@ from workers.training_progress import TrainingProgress
 
 def save_job(client: Client, job: JobView, folder: Path, form: ResultFormat) -> Path:
     """Write all results of a job into `folder`; returns the file to open first."""
+    if job.nodes:
+        from orchestrator.cli.flow_folder import save_flow  # noqa: PLC0415 - Jinja only where there is a page
+
+        return save_flow(client, job, folder, form)
     if job.training is not None:
         save_training(client, job.id, job.training, folder)
     if job.images is None:

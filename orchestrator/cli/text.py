@@ -8,7 +8,7 @@ from datetime import datetime
 
 from orchestrator.cli.progress import duration, losses_text, phase_of
 from orchestrator.lifecycle import JobStatus
-from orchestrator.views import JobView
+from orchestrator.views import JobView, NodeView
 from workers.training_progress import TrainingProgress
 
 
@@ -30,7 +30,7 @@ def item_counts(job: JobView) -> str:
     parts += [
         f"{value:,} {name}" for name, value in (("cancelled", counts.cancelled), ("expired", counts.expired)) if value
     ]
-    return " · ".join(parts)
+    return " · ".join(parts) + (f" (over {len(job.nodes)} nodes)" if job.nodes else "")
 
 
 def tokens(job: JobView) -> str:
@@ -54,6 +54,18 @@ def output(job: JobView) -> tuple[str, str]:
     return "images", f"{text} · {job.images / seconds:,.1f} images/s" if seconds and job.images else text
 
 
+def node_text(node: NodeView) -> str:
+    """`copy · text by smollm2-135m · completed · 200 of 200 · 1 failed · 01K…`."""
+    counts = node.counts
+    parts = [node.name, f"{node.kind} by {node.model}", node.status.value]
+    if node.waits_for and node.status is JobStatus.IN_PROGRESS:
+        parts[-1] = f"waits for {', '.join(node.waits_for)}"
+    parts.append(f"{counts.done:,} of {node.items:,}")
+    if counts.failed:
+        parts.append(f"{counts.failed:,} failed")
+    return " · ".join([*parts, node.job])
+
+
 def training_text(training: TrainingProgress) -> str:
     """`step 500 of 2,000 · loss 0.1234 · 310 images/s · last checkpoint at 500`."""
     parts = [f"step {training.step:,} of {training.steps:,}", losses_text(training)]
@@ -68,6 +80,8 @@ def training_text(training: TrainingProgress) -> str:
 
 def model_text(job: JobView) -> str:
     """The model of a job: of a training the one that it makes, as a later job names it."""
+    if job.nodes:
+        return job.model
     return f"{job.model}@{job.id}" if job.kind == "train" else f"{job.model} (engine: {job.engine})"
 
 
@@ -84,8 +98,8 @@ def training_keys(training: TrainingProgress | None) -> Iterator[tuple[str, str]
 def generation_seconds(job: JobView) -> float | None:
     """Wall time from the moment that the model was there; None before the job has ended."""
     timings = job.timings
-    if timings.wall is None or timings.queued is None:
-        return None
+    if timings.wall is None or timings.queued is None or job.nodes:
+        return None  # a flow loads its models one after the other, in between
     return max(0.0, timings.wall - timings.queued - timings.load)
 
 
@@ -155,6 +169,7 @@ def describe(job: JobView, now: float | None = None) -> Iterator[tuple[str, str]
     if why is not None:
         yield "error", why
     yield "items", item_counts(job)
+    yield from (("node", node_text(node)) for node in job.nodes)
     shards = " · ".join(f"{count:,} {name}" for name, count in sorted(job.shards.items()))
     yield "shards", f"{job.shard_count:,}" + (f" · {shards}" if shards else "")
     yield output(job)

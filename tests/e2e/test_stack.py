@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import c2pa
 import orjson
 import pytest
 from PIL import Image
 
+from tests.support.certificates import Authority
 from tests.support.commands import ROOT, Nightmill
 from tests.support.eventually import eventually
 from tests.support.running import is_running
@@ -118,6 +121,35 @@ def test_an_image_job_runs_from_the_file_to_a_gallery(nightmill: Nightmill, tmp_
     assert "1 ok · 1 failed" in nightmill.run("run", job, "--out", tmp_path / "edited")
     assert _pixels(tmp_path / "out/images/3-0.png") == _pixels(tmp_path / "edited/images/0.png")
     nightmill.run("down")
+    nightmill.none_is_left()
+
+
+def test_a_service_has_its_own_rules_and_signs(nightmill: Nightmill, tmp_path: Path) -> None:
+    """What the operator forbids and signs with, from the environment to the files, through every process."""
+    files = Authority.found(tmp_path).issue()
+    rules = tmp_path / "safety.yaml"
+    rules.write_text("default: {deny: [shoe 2]}\n")
+    nightmill.settings = {
+        "NIGHTMILL_SAFETY_FILE": str(rules),
+        "NIGHTMILL_C2PA_CERTIFICATE": files.certificate,
+        "NIGHTMILL_C2PA_KEY": files.key,
+    }
+    job = tmp_path / "images.yaml"
+    job.write_text("kind: image\nmodel: echo\nprompt: shoe {{ index }}\nsource: {count: 4}\n")
+    nightmill.run("up", "--detach", "--port", "0")
+    assert "3 ok · 1 failed" in nightmill.run("run", job, "--out", tmp_path / "out")
+    [failed] = nightmill.json("errors", "last")
+    assert failed["error"]["message"] == "the prompt holds 'shoe 2', which this service does not allow"
+    for path in (tmp_path / "out" / "images").iterdir():
+        with c2pa.Reader("image/png", io.BytesIO(path.read_bytes())) as reader:
+            assert reader.get_validation_state() == "Valid"  # by whom, nobody here knows
+    assert "same bytes but for the signature" in nightmill.run("replay", "last", "3")
+    nightmill.run("down")
+    nightmill.none_is_left()
+
+    rules.write_text("default: {deny: weapon}\n")
+    said = nightmill.run("up", "--port", "0", code=3)
+    assert "safety.yaml, line 1: default.deny must be a list" in said
     nightmill.none_is_left()
 
 

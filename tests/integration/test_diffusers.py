@@ -110,6 +110,29 @@ async def test_a_text_becomes_an_image_that_its_seed_makes_again(folders: dict[s
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+async def test_an_image_says_what_the_model_chose_and_is_made_again_from_that(
+    folders: dict[str, Path], family: str
+) -> None:
+    own = {"sd": "DDIMScheduler", "sdxl": "EulerDiscreteScheduler"}.get(family, "FlowMatchEulerDiscreteScheduler")
+    open_settings: dict[str, Any] = {"width": None, "height": None}
+    if family == "sd":
+        open_settings["steps"] = None
+    async with opened(folders[family]) as backend:
+        first = await image_of(backend, settings=open_settings)
+        found = first.settings.model_dump(exclude_unset=True)
+        assert set(found) == {"width", "height", "steps", "guidance", "scheduler"}
+        assert (found["height"], found["width"]) == first.pixels.shape[:2]
+        assert (found["scheduler"], found["steps"]) == (own, 50 if family == "sd" else 3)
+        again = await image_of(backend, settings=found)
+        assert np.array_equal(again.pixels, first.pixels)
+        assert again.settings == first.settings
+        painted = await image_of(backend, image=photograph(), mask=centre(), settings={"steps": 4})
+        assert painted.settings.strength == 1.0
+        told = await image_of(backend, image=photograph(), mask=centre(), settings={"steps": 5, "strength": 0.8})
+        assert told.settings.strength == 0.8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 async def test_images_become_others(folders: dict[str, Path], family: str) -> None:
     async with opened(folders[family]) as backend:
         source = photograph()

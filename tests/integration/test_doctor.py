@@ -10,6 +10,7 @@ import redis
 from orchestrator import doctor
 from orchestrator.doctor import Finding, examine
 from orchestrator.settings import Settings
+from tests.support.certificates import Authority
 
 
 def _found(settings: Settings) -> dict[str, Finding]:
@@ -76,3 +77,30 @@ def test_packages_that_break_beside_torch_are_named(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("importlib.metadata.version", lambda _: "2.13.0+cpu")
     finding = _found(Settings(data_dir=tmp_path))["packages"]
     assert (finding.state, finding.mend) == ("warning", "pip uninstall json (Nightmill does not use them)")
+
+
+def test_the_safety_policy_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "safety.yaml"
+    file.write_text("default: {threshold: 0.8}\ntenants: {acme: {deny: [weapon, knife]}}\n")
+    assert _found(Settings(data_dir=tmp_path / "new"))["safety"].state == "ok"
+    finding = _found(Settings(data_dir=tmp_path / "new", safety_file=file))["safety"]
+    assert finding.state == "ok"
+    assert "the default: threshold 0.8, 0 denied phrases; acme: threshold 0.8, 2 denied phrases" in finding.detail
+    assert "weapon" not in finding.detail
+    file.write_text("default: {threshold: 8}\n")
+    finding = _found(Settings(data_dir=tmp_path / "new", safety_file=file))["safety"]
+    assert (finding.state, "safety.yaml, line 1: default.threshold: 8" in finding.detail) == ("problem", True)
+
+
+def test_the_certificate_is_tried_and_its_end_told(tmp_path: Path) -> None:
+    def finding(days: float) -> Finding:
+        files = authority.issue(days=days)
+        given = Settings(data_dir=tmp_path / "new", c2pa_certificate=files.certificate, c2pa_key=files.key)
+        return _found(given)["c2pa"]
+
+    authority = Authority.found(tmp_path)
+    assert _found(Settings(data_dir=tmp_path / "new"))["c2pa"].state == "ok"
+    assert finding(20).state == "ok"
+    assert "renewed" in str(finding(3).mend)
+    assert "has expired" in finding(-1).detail
+    assert finding(-1).state == "problem"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import hashlib
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,34 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from models.backend import ImageBackend
+from models.backends import echo_images
+from models.backends.cutout_network import NETWORK as CUTOUT_NETWORK
 from models.backends.echo_images import EchoImages
+from models.image_catalog import open_image_backend
+from models.images import Pixels, StepName
 from orchestrator import removals
 from orchestrator.api.app import create_app
 from orchestrator.api.services import Services
 from orchestrator.cli.pictures import save_images
-from orchestrator.cli.replaying import compare
+from orchestrator.cli.replaying import compare, same_unsigned
 from orchestrator.cli.text import describe
 from orchestrator.client import ApiError, Client
 from orchestrator.collector import Collector
 from orchestrator.dispatch import take
 from orchestrator.finalize import Finaliser
 from orchestrator.planner import Planner
+from orchestrator.safety_policy import NO_POLICY, SafetyPolicy
 from orchestrator.settings import Settings
+from orchestrator.spec import parse_job
+from tests.support.certificates import Authority
 from tests.support.clocks import ManualClock
+from tests.support.networks import needs
 from tests.support.shards import Outbox, apply, execution_id, report
+from workers.content_credentials import ContentCredentials
 from workers.execute import Execution
+from workers.image_shard import OpenCredentials
+from workers.screening import Screen
 
 JOB: dict[str, Any] = {
     "name": "shoes",
@@ -65,6 +78,10 @@ class Studio:
         self.services = Services.open(settings)
         self.http = TestClient(create_app(self.services), raise_server_exceptions=False)
         self.client = Client("http://testserver", transport=InProcess(self.http))
+        self.open_backend: Callable[[], ImageBackend] = EchoImages
+        self.policy = NO_POLICY
+        self.screen: Screen | None = None
+        self.credentials: OpenCredentials | None = None
 
     def submit(self, **fields: Any) -> str:
         return self.client.submit({**JOB, **fields}, key=str(time.monotonic_ns())).id
@@ -83,9 +100,9 @@ class Studio:
         while planner.step():
             pass
         for job in self.client.jobs(status="in_progress"):
-            for task in take(services.engine, job.id, 100, now=time.time()):
+            for task in take(services.engine, job.id, 100, now=time.time(), policy=self.policy):
                 execution = execution_id()
-                run = Execution(task, execution, services.store)
+                run = Execution(task, execution, services.store, screen=self.screen, credentials=self.credentials)
                 run.granted.set()
                 part = asyncio.run(self._part(run))
                 done = report(task, "finished", execution, part=part, counts=part.counts)
@@ -93,8 +110,11 @@ class Studio:
         Finaliser(services.engine, services.store, Outbox(), clock=time.time).step()
 
     async def _part(self, run: Execution) -> Any:
-        backend = EchoImages()
-        return await run.run(backend, await backend.load())
+        backend = self.open_backend()
+        try:
+            return await run.run(backend, await backend.load())
+        finally:
+            await backend.close()
 
     def error(self, method: str, path: str) -> tuple[int, str]:
         answer = self.http.request(method, path)
@@ -172,6 +192,136 @@ def test_an_image_made_again_has_the_same_bytes(studio: Studio, form: str) -> No
     [original] = studio.client.results(job_id, after=4, limit=1).data
     assert record["images"][0]["batch"] == original["images"][1]["batch"] > 1
     assert record["prompt"] == original["prompt"] == "blue shoe <2>"
+
+
+@pytest.mark.parametrize("store_url", ["file"], indirect=True)
+@pytest.mark.parametrize(("count", "last"), [(1, "style"), (19, "style"), (5, "remove_background")])
+def test_what_several_steps_have_made_is_made_again_to_the_byte(
+    studio: Studio, tmp_path: Path, count: int, last: StepName
+) -> None:
+    steps: tuple[StepName, ...] = ("generate", "upscale", "style")
+    if last == "remove_background":  # which takes a second or two for a picture
+        needs(CUTOUT_NETWORK)
+        steps = (*steps, last)
+    studio.open_backend = lambda: open_image_backend("fashion-gan", steps, cache_dir=tmp_path)
+    job_id = studio.submit(
+        model="fashion-gan",
+        prompt="{{ what }}",
+        source={"count": count, "grid": {"what": ["sneaker"]}},
+        steps=steps,
+        image={"scale": 2, "style": "copper"},
+        n=1,
+        safety={},
+    )
+    studio.work()
+    records = studio.client.results(job_id).data
+    made = [record for record in records if record["status"] == "ok"]
+    assert made, records[0]
+    assert made[0]["steps"] == list(steps)
+    chosen = {"width": 28, "height": 28, "scale": 2, "style": "copper", "style_strength": 1.0}
+    assert all(record["settings"] == chosen for record in made)
+    assert {record["images"][0]["batch"] for record in made} <= {count, 16, count - 16}
+    # Of the first batch and of the last, each alone now.
+    for record in {record["index"]: record for record in (made[0], made[-1])}.values():
+        again = studio.client.replay(job_id, record["index"], 0)
+        studio.work()
+        before = studio.client.image(job_id, f"{record['index']}.png")
+        assert compare(before, studio.client.image(again.id, "0.png")).same_bytes, record
+    assert len({record["images"][0]["sha256"] for record in made}) == len(made)
+
+
+def test_a_replay_keeps_to_what_was_chosen(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that chooses otherwise by now is told what it chose then."""
+    job_id = studio.submit()
+    studio.work()
+    monkeypatch.setattr(echo_images, "SIDE", 32)
+    again = studio.client.replay(job_id, 5, 1)
+    studio.work()
+    [record] = studio.client.results(again.id).data
+    assert record["settings"] == {"width": 64, "height": 64}
+    before, after = studio.client.image(job_id, "5-1.png"), studio.client.image(again.id, "0.png")
+    assert compare(before, after).same_bytes
+
+
+class Brightness:
+    """A classifier that objects to what is bright."""
+
+    def scores(self, images: Sequence[Pixels]) -> Sequence[Mapping[str, float]]:
+        return [{"nsfw": float(image.mean()) / 255} for image in images]
+
+
+def test_tenants_get_what_their_rules_let_through(studio: Studio) -> None:
+    """Two tenants' jobs alike, side by side: what one may have, the other may not; and both keep their own rules."""
+    studio.screen = Screen(Brightness)
+    studio.policy = SafetyPolicy.model_validate({"tenants": {"strict": {"threshold": 0.01, "deny": ["blue shoe <1>"]}}})
+    spec = parse_job({**JOB, "n": 1})
+    ids = {tenant: studio.services.jobs.create(spec, tenant=tenant).id for tenant in ("strict", "free")}
+    studio.work()
+    codes = {
+        tenant: [record.get("error", {}).get("code") for record in studio.client.results(job).data]
+        for tenant, job in ids.items()
+    }
+    assert codes["free"] == [*[None] * 7, "prompt_denied", None, None]
+    blocked: list[str] = ["content_filtered"] * 10
+    blocked[3] = blocked[7] = "prompt_denied"
+    assert codes["strict"] == blocked
+    [hit] = studio.client.results(ids["strict"], after=2, limit=1).data
+    assert hit["error"]["message"] == "the prompt holds 'blue shoe <1>', which this service does not allow"
+    images = list(studio.services.store.list(f"{removals.job_prefix(ids['strict'])}images/"))
+    assert not images
+
+
+def test_an_old_jobs_replay_and_retry_follow_the_rules_of_now(studio: Studio) -> None:
+    spec = parse_job(JOB)
+    job_id = studio.services.jobs.create(spec, tenant="acme").id
+    studio.work()
+    # The rules are another tenant's than that of whoever asks: the job's tenant is what counts.
+    studio.policy = SafetyPolicy.model_validate({"tenants": {"acme": {"deny": ["red", "blue shoe"]}}})
+    again = studio.client.replay(job_id, 0, 0)
+    studio.client.act(job_id, "retry")
+    studio.work()
+    [record] = studio.client.results(again.id).data
+    assert record["error"]["code"] == "prompt_denied"
+    after = studio.client.results(job_id).data
+    assert [record["status"] for record in after].count("ok") == 9  # what had run is kept
+    assert "which this service" not in str(after[0])
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("store_url", ["file"], indirect=True)
+def test_a_signed_image_made_again_is_the_same_but_for_its_signature(studio: Studio, form: str, tmp_path: Path) -> None:
+    credentials = ContentCredentials(Authority.found(tmp_path).issue())
+    studio.credentials = lambda: credentials
+    job_id = studio.submit(format=form)
+    studio.work()
+    [record] = studio.client.results(job_id, after=4, limit=1).data
+    image = record["images"][1]
+    suffix = {"png": "png", "jpeg": "jpg", "webp": "webp"}[form]
+    before = studio.client.image(job_id, f"5-1.{suffix}")
+    assert hashlib.sha256(before).hexdigest() == image["sha256"] != image["unsigned_sha256"]
+    again = studio.client.replay(job_id, 5, 1)
+    studio.work()
+    [made] = studio.client.results(again.id).data
+    after = studio.client.image(again.id, f"0.{suffix}")
+    assert made["images"][0]["unsigned_sha256"] == image["unsigned_sha256"]
+    result = compare(before, after, signed=same_unsigned(image, made["images"][0]))
+    assert str(result) == "the same: same pixels, same bytes but for the signature"
+    assert (result.same_bytes, result.same_pixels) == (False, True)
+    # And made again where nothing is signed.
+    studio.credentials = None
+    plain = studio.client.replay(job_id, 5, 1)
+    studio.work()
+    [bare] = studio.client.results(plain.id).data
+    assert bare["images"][0]["sha256"] == image["unsigned_sha256"]
+    assert same_unsigned(image, bare["images"][0])
+
+
+def test_a_job_without_provenance_is_not_signed(studio: Studio, tmp_path: Path) -> None:
+    credentials = ContentCredentials(Authority.found(tmp_path).issue())
+    studio.credentials = lambda: credentials
+    job_id = studio.submit(provenance=False)
+    studio.work()
+    assert "unsigned_sha256" not in studio.client.results(job_id).data[0]["images"][0]
 
 
 def test_what_cannot_be_replayed_is_said(studio: Studio) -> None:

@@ -22,6 +22,7 @@ from models.images import ImageRequest, ImageResult, ImageSettings, Pixels
 from models.spec import output_seed
 from tests.support.turns import turns, turns_until
 from workers import image_shard
+from workers.content_credentials import ContentCredentials, CredentialsError
 from workers.contracts import ByteRange, CountRange, ImageWork, Replay, Row, ShardTask, SourceRange, Work
 from workers.execute import Execution
 from workers.records import item_seed
@@ -88,7 +89,8 @@ async def test_every_item_has_its_images_in_the_store_and_a_record_that_names_th
         index = record["index"]
         seed = item_seed(7, index)
         assert (record["status"], record["prompt"], record["seed"]) == ("ok", str(index), seed)
-        assert (record["reproducible"], record["settings"]) == ("exact", {"steps": ["generate"]})
+        assert (record["reproducible"], record["steps"]) == ("exact", ["generate"])
+        assert record["settings"] == {"width": 64, "height": 64}  # the engine's own choice
         names = [f"{index}.png"] if n == 1 else [f"{index}-{k}.png" for k in range(n)]
         assert [image["key"] for image in record["images"]] == [f"jobs/j/images/000003-0002-E/{name}" for name in names]
         for k, image in enumerate(record["images"]):
@@ -257,6 +259,18 @@ async def test_a_job_that_wants_a_classifier_fails_where_there_is_none(tmp_path:
 
     with pytest.raises(ModelError, match="there is none"):
         await run(FolderStore(tmp_path), task(nsfw_threshold=0.5), screen=Screen(missing))
+    assert not list(FolderStore(tmp_path).list("jobs/"))
+
+
+async def test_nothing_is_stored_unsigned_where_it_should_be_signed(tmp_path: Path) -> None:
+    def expired() -> ContentCredentials:
+        raise CredentialsError("it has expired")
+
+    execution = Execution(task(), "E", FolderStore(tmp_path), credentials=expired)
+    execution.granted.set()
+    backend = EchoImages()
+    with pytest.raises(CredentialsError, match="it has expired"):
+        await execution.run(backend, await backend.load())
     assert not list(FolderStore(tmp_path).list("jobs/"))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from models.backends.styling import StylingBackend
 from models.backends.styling_networks import FILES, STYLES
 from models.backends.upscaling import UpscalingBackend
 from models.backends.upscaling_network import UPSCALERS, Span, UpscalingNetwork, spans
-from models.errors import ModelError, UnknownModelError
+from models.errors import UnknownModelError
 from models.images import ImageRequest, ImageResult, ImageSettings, Pixels
-from models.package_data import PackageFile, revision
+from models.package_data import revision
+from tests.support.networks import needs
 from tests.support.pictures import balls, psnr, scene
 
 FAST = "realesr-animevideov3"
@@ -68,15 +68,6 @@ def with_hole(picture: Pixels) -> Pixels:
     alpha[:, : picture.shape[1] // 2] = 0
     colours = np.where(alpha[:, :, None] > 0, picture, 0)
     return np.dstack([colours, alpha]).astype(np.uint8)
-
-
-def needs(file: PackageFile) -> None:
-    try:
-        file.locate()
-    except ModelError as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI needs every network: {error}")
-        pytest.skip(str(error))
 
 
 # Styling

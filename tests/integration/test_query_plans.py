@@ -14,6 +14,7 @@ from orchestrator import (
     dispatch,
     endings,
     finalize,
+    flows,
     forecasts,
     image_sweep,
     manifest,
@@ -119,6 +120,7 @@ HOT = {
     "outstanding shards": reaper.outstanding_shards(),
     "jobs without open shards": finalize.without_open_shards(),
     "jobs on their way to an end": finalize.ending_jobs(),
+    "parts that hold some items": dispatch.parts_between(JOB, 55, 70),
     "shards of a job in item order": manifest.shards_after(JOB, 10),
     "the first open item": results.first_open_item(JOB),
     "shards from an item on": results.shards_from(JOB, 55, 600),
@@ -137,7 +139,13 @@ def test_no_hot_query_reads_a_whole_table(full: Engine) -> None:
             assert not scans(connection, dispatch.with_queued(1.0), "jobs")
             assert not scans(connection, forecasts.in_progress(), "jobs")
         assert not scans(connection, dispatch.executions_of(JOB, [3]), "executions")
-        for query in (collector.unswept(0.0), removals.jobs_ended_before(0.0), removals.naming("inputs/x/")):
+        of_jobs = (
+            collector.unswept(0.0),
+            removals.jobs_ended_before(0.0),
+            removals.naming("inputs/x/"),
+            flows.node_rows(JOB),
+        )
+        for query in of_jobs:
             assert not scans(connection, query, "jobs")
         # Without this, a `scans` that never finds anything would go unnoticed.
         assert scans(connection, select(Shard.number).where(Shard.worker == "nobody"), "shards")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import orjson
 import pytest
@@ -74,6 +75,47 @@ def test_a_job_goes_from_submission_to_results(stack: Stack) -> None:
     assert [orjson.loads(record)["index"] for record in records] == list(range(200))
     assert (stack.scheduler.end(), stack.control.end()) == (0, 0)
     assert not any("Traceback" in line for line in stack.scheduler.lines + stack.control.lines)
+
+
+def test_tenants_shards_carry_their_own_rules(
+    engine: Engine, database_url: str, folder_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Two tenants in one stack, one of them under a policy; the worker is given what each may not have."""
+    policy = tmp_path / "safety.yaml"
+    policy.write_text("tenants: {acme: {deny: [say 3]}}\n")
+    environment = {
+        "NIGHTMILL_DATABASE_URL": database_url,
+        "NIGHTMILL_STORE_URL": folder_url,
+        "NIGHTMILL_REDIS_URL": redis_url,
+        "NIGHTMILL_SAFETY_FILE": str(policy),
+    }
+    made = Stack(engine, open_store(folder_url), redis_url)
+    with (
+        generating(redis_url, made.store) as made.worker,
+        running("orchestrator.control", environment),
+        running("orchestrator.scheduler", environment),
+    ):
+        acme, other = (made.jobs.create(echo_spec(items=8), tenant=tenant).id for tenant in ("acme", "other"))
+        made.wake()
+        assert made.reaches(acme, JobStatus.COMPLETED)
+        assert made.reaches(other, JobStatus.COMPLETED)
+    assert {(task.job, task.work.deny) for task in made.worker.tasks} == {(acme, ("say 3",)), (other, ())}
+
+
+def test_a_scheduler_does_not_start_on_a_policy_that_it_cannot_read(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "safety.yaml").write_text("default: {deny: weapon}\n")
+    environment = {
+        "NIGHTMILL_DATABASE_URL": database_url,
+        "NIGHTMILL_REDIS_URL": redis_url,
+        "NIGHTMILL_SAFETY_FILE": str(tmp_path / "safety.yaml"),
+    }
+    with running("orchestrator.scheduler", environment) as process:
+        assert process.wait() == 1
+    said = "".join(process.lines)
+    assert "safety.yaml, line 1: default.deny must be a list" in said
+    assert "Traceback" not in said
 
 
 def test_a_cancelled_job_ends_though_its_worker_says_nothing_more(stack: Stack) -> None:

@@ -28,6 +28,7 @@ class Plus:
         self.quiet = 0.0
         self.broken: ModelError | None = None
         self.gate: asyncio.Event | None = None
+        self.settings = ImageSettings()
 
     async def load(self) -> ModelInfo:
         return ModelInfo(
@@ -67,6 +68,7 @@ class Plus:
                 pixels=np.full((2, 2, 3), start + self.number + 10 * k, np.uint8),
                 seed=output_seed(request.seed, k),
                 batch=self.number,
+                settings=self.settings,
             )
             for k in range(request.n)
         )
@@ -105,6 +107,20 @@ async def test_each_stage_goes_on_with_what_the_one_before_has_made() -> None:
         assert (request.prompt, request.settings.scale, request.n) == ("p", 2, 1)
         assert request.image is not None
     assert max(len(call) for call in second.asked) <= image_chain.BATCH
+
+
+async def test_an_image_says_what_every_stage_has_made_it_with() -> None:
+    first, second, third = Plus(1), Plus(2), Plus(4)
+    first.settings = ImageSettings(width=2, height=2, guidance=3)
+    second.settings = ImageSettings(scale=4)
+    found = await answers(chain(first, second, third), asks(2))
+    for result in found.values():
+        assert result.images[0].settings.model_dump(exclude_unset=True) == {
+            "width": 2,
+            "height": 2,
+            "guidance": 3,
+            "scale": 4,
+        }
 
 
 async def test_an_items_images_stay_together_and_in_order() -> None:

@@ -92,6 +92,17 @@ async def test_an_image_is_the_same_bytes_in_any_batch(backend: TrainedBackend, 
         assert digest(alone.images[0]) == digest(whole[5])
 
 
+async def test_an_image_says_what_it_was_made_with(backend: TrainedBackend, request: pytest.FixtureRequest) -> None:
+    (result,) = await answers(backend, [ask(0)])
+    found = result.images[0].settings.model_dump(exclude_unset=True)
+    own = {"diffusion": {"steps": 25, "guidance": 1.5}, "ar": {"guidance": 1.3}}
+    family = next(family for family in FAMILIES if f"[{family}]" in request.node.name)
+    assert found == {"width": 8, "height": 8, **own.get(family, {})}
+    (again,) = await answers(backend, [ask(0, settings=ImageSettings(**found))])
+    assert digest(again.images[0]) == digest(result.images[0])
+    assert again.images[0].settings == result.images[0].settings
+
+
 async def test_image_k_is_the_first_image_of_its_own_seed(backend: TrainedBackend) -> None:
     (several,) = await answers(backend, [ask(3, n=3)])
     assert [image.seed for image in several.images] == [output_seed(1003, k) for k in range(3)]
