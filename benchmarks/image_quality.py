@@ -36,6 +36,7 @@ from models.training.cards import write_card
 from models.training.data import ImageData, fashion_mnist
 from models.training.loop import sheet, to_pixels
 from models.training.saved import load_model
+from models.training.settings import TEXT_FAMILIES
 from models.training.shipped import RECIPES
 
 PUPIL_STEPS = 500
@@ -152,7 +153,8 @@ def table(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--models", nargs="+", default=sorted(RECIPES))
+    of_classes = sorted(name for name, recipe in RECIPES.items() if recipe.settings.family not in TEXT_FAMILIES)
+    options.add_argument("--models", nargs="+", choices=of_classes, default=of_classes)
     options.add_argument("--count", type=int, default=5000)
     options.add_argument("--folder", type=Path, default=SHIPPED, help="where the models' folders are")
     options.add_argument("--cards", action="store_true", help="write the figures into the models' cards")

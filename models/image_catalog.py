@@ -32,7 +32,7 @@ IMAGE_ENGINES: dict[str, EngineEntry] = {
     ),
     "trained": EngineEntry(
         backend="models.backends.trained:TrainedBackend",
-        needs=("torch", "safetensors", "diffusers"),
+        needs=("torch", "safetensors", "diffusers", "sentencepiece"),
         install="pip install 'nightmill[worker]'",
     ),
     "upscaling": EngineEntry(
@@ -79,6 +79,7 @@ _FAMILIES = {
     "vae": "a VAE",
     "ar": "an autoregressive model",
     "diffusion": "a diffusion model",
+    "text-diffusion": "a text-to-image diffusion model",
 }
 
 
@@ -86,10 +87,11 @@ def _shipped() -> Iterator[ImageModelEntry]:
     for config in sorted(SHIPPED.glob("*/config.json")):
         about = orjson.loads(config.read_bytes())
         space = about["space"]
-        size, classes = f"{space['width']} by {space['height']}", ", ".join(space["classes"])
+        size = f"{space['width']} by {space['height']}"
+        asked = f"by class or plain words: {', '.join(space['classes'])}" if space["classes"] else "by any text"
         yield ImageModelEntry(
             name=config.parent.name,
-            description=f"{_FAMILIES[about['family']]}, {size}, by class or plain words: {classes}",
+            description=f"{_FAMILIES[about['family']]}, {size}, {asked}",
             engine="trained",
             license="Apache-2.0",
         )

@@ -24,7 +24,7 @@ TRAINED_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """The name of a model that a job trains."""
 VERSION: Final = re.compile(r"[0-9A-Za-z]{1,64}")
 TRAINING_ENGINE: Final = "training"
-_NEEDS = ("torch", "safetensors", "tensorboard")
+_NEEDS = ("torch", "safetensors", "tensorboard", "sentencepiece")
 _TUNING_NEEDS = (*_NEEDS, "transformers", "diffusers", "peft")
 
 
@@ -33,7 +33,7 @@ class TrainingData:
     """Where the images are, on this machine, and what they are made into."""
 
     folder: Path | None
-    """Sub-folders are classes. None takes `dataset`."""
+    """Sub-folders are classes, or a file of it has the images' captions, as the family needs. None takes `dataset`."""
     dataset: Dataset | None
     name: str
     """Of the folder, for the model's card."""
@@ -122,7 +122,7 @@ class TrainedFiles:
     """What a training has come to."""
 
     files: Mapping[str, bytes]
-    """model.safetensors, config.json, README.md (the card), samples.png; of an adapter adapter_model.safetensors,
+    """Weights (safetensors), config.json, README.md (the card), samples.png; of an adapter adapter_model.safetensors,
     adapter_config.json and the card."""
     family: str
     height: int = 0
@@ -130,6 +130,7 @@ class TrainedFiles:
     channels: int = 0
     """Of its pictures; 0 where a text model was tuned."""
     classes: Sequence[str] = ()
+    """None of a model that draws what a text says."""
     images: int = 0
     """That it was trained on."""
     rows: int = 0

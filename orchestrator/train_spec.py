@@ -11,7 +11,7 @@ from models.catalog import MODELS, check_model
 from models.errors import UnknownModelError
 from models.image_catalog import IMAGE_MODELS, STEP_ENGINES, takes_adapters
 from models.spec import Message
-from models.training.settings import Augmentation, FamilyName, TrainingSettings
+from models.training.settings import CAPTION_FILES, TEXT_FAMILIES, Augmentation, FamilyName, TrainingSettings
 from models.training_run import TRAINED_NAME, Dataset
 from orchestrator.deadlines import time_span
 from workers.contracts import SourceRange, TrainWork, TuneWork
@@ -20,6 +20,8 @@ from workers.store import UPLOAD_SCHEME
 Text = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=8, le=512, multiple_of=4)]
 DEFAULT_SIDE = 32
+TEXT_SIDE = 64
+"""For a family that learns from captions."""
 FASHION_SIDE = 28
 MAX_STEPS = 100_000_000
 MAX_TRAINING_SEED = (1 << 31) - 1
@@ -54,7 +56,8 @@ class TrainData(BaseModel):
     folder: Text | None = None
     """A path (command line only), `s3://bucket/prefix/`, or an archive: `s3://…/x.tar`, `nightmill://…/x.tar`.
 
-    Its sub-folders are the classes; without any all images are of one."""
+    Its sub-folders are the classes; without any all images are of one. For a family that learns from captions, a file
+    in it has them (captions.jsonl or metadata.jsonl)."""
     dataset: Dataset | None = None
     """Images that the workers have installed."""
     file: Text | None = None
@@ -69,7 +72,7 @@ class TrainData(BaseModel):
     """A template, too: what the model is to answer."""
     width: Side | None = None
     height: Side | None = None
-    """Pixels that images are fitted to; by default 32 each."""
+    """Pixels that images are fitted to; by default 32 each, 64 for a family that learns from captions."""
     colour: bool | None = None
     """False makes them grey. By default true."""
     license: Annotated[str, Field(min_length=1, max_length=200)] = "unknown"
@@ -176,8 +179,11 @@ class TrainFields(BaseModel):
         data, training = self.data, self.training
         if data is None or training is None:
             raise ValueError("a training job has data and training")
-        # Of an adapter, 0 stands for the base's own size.
-        side = FASHION_SIDE if data.dataset is not None else DEFAULT_SIDE if training.base is None else 0
+        side = TEXT_SIDE if training.family in TEXT_FAMILIES else DEFAULT_SIDE
+        if data.dataset is not None:
+            side = FASHION_SIDE
+        elif training.base is not None:
+            side = 0  # the base's own
         settings = training.settings(seed=seed, augment=data.augment)
         return TrainWork(
             settings=settings.model_dump(mode="json"),
@@ -199,6 +205,11 @@ def check_training(fields: TrainFields, *, model: str, seed: int) -> None:
         raise ValueError("data is missing; name the images that the model is trained on")
     if fields.training is None:
         raise ValueError("training is missing; give at least the model's family")
+    if fields.training.family in TEXT_FAMILIES and fields.data.dataset is not None:
+        raise ValueError(
+            f"training.family: {fields.training.family} learns from captions, which the dataset {fields.data.dataset} "
+            f"has none of; take a folder with {' or '.join(CAPTION_FILES)}"
+        )
     if TRAINED_NAME.fullmatch(model) is None:
         raise ValueError(
             f"model: {model!r} cannot be the name of a new model; take small letters, digits and . _ -, at most 64"

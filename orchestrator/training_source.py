@@ -13,7 +13,15 @@ from orchestrator.removals import UPLOADS_PREFIX
 from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError
 from workers.store import UPLOAD_SCHEME, MissingObjectError, ObjectStore, open_uri
-from workers.training_data import ARCHIVE_SUFFIX, MAX_FILE, MAX_IMAGES, MAX_TOTAL, is_archive, is_image_name
+from workers.training_data import (
+    ARCHIVE_SUFFIX,
+    MAX_FILE,
+    MAX_IMAGES,
+    MAX_TOTAL,
+    is_archive,
+    is_image_name,
+    is_taken_name,
+)
 
 PARAM = "data.folder"
 S3 = "s3://"
@@ -81,10 +89,10 @@ def check_local_folder(folder: Path) -> None:
         SpecError: there are none, too many, or too large ones; or the folder cannot be read.
     """
     count = total = 0
-    for path, size in _images(folder):
+    for path, size in _files(folder):
         if size > MAX_FILE:
-            raise _invalid(f"{path.name} has {size:,} bytes; an image's file may have {MAX_FILE:,}", str(folder))
-        count += 1
+            raise _invalid(f"{path.name} has {size:,} bytes; a file may have {MAX_FILE:,}", str(folder))
+        count += is_image_name(path.name)
         total += size
         if count > MAX_IMAGES or total > MAX_TOTAL:
             raise _invalid(
@@ -96,7 +104,7 @@ def check_local_folder(folder: Path) -> None:
 
 @contextmanager
 def packed(folder: Path) -> Iterator[Path]:
-    """A folder's images as one archive, which lasts as long as the context. The same images make the same bytes.
+    """A folder's images and captions as one archive, which lasts as long as the context. The same make the same bytes.
 
     Raises:
         SpecError: a file cannot be read.
@@ -104,7 +112,7 @@ def packed(folder: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix="nightmill-images-") as home:
         archive = Path(home) / f"{folder.resolve().name or 'images'}{ARCHIVE_SUFFIX}"
         with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-            for path, size in _images(folder):
+            for path, size in _files(folder):
                 member = tarfile.TarInfo(path.relative_to(folder).as_posix())
                 member.size, member.mode = size, _MODE  # its times and owner stay at nothing
                 try:
@@ -115,8 +123,8 @@ def packed(folder: Path) -> Iterator[Path]:
         yield archive
 
 
-def _images(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Every image below a folder in the order of their names, with its size in bytes."""
+def _files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Every image below a folder and its captions, in the order of their names, with sizes in bytes."""
     if not folder.is_dir():
         raise _invalid(
             "is a file; give a folder of images" if folder.exists() else "there is no such folder", str(folder)
@@ -125,7 +133,7 @@ def _images(folder: Path) -> Iterator[tuple[Path, int]]:
         folders.sort()
         for name in sorted(files):
             path = Path(home) / name
-            if is_image_name(name) and path.is_file():
+            if is_taken_name(path.relative_to(folder).as_posix()) and path.is_file():
                 yield path, path.stat().st_size
 
 

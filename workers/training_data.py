@@ -1,7 +1,7 @@
 """The data of a training job, brought to this machine: images out of an archive or from below a prefix in S3, rows.
 
-An archive is read as a stream, and nothing of it is trusted: only regular files with an image's ending are taken, under
-names that stay inside their folder, up to a number and a size.
+An archive is read as a stream, and nothing of it is trusted: only images and their captions, in regular files, are
+taken, under names that stay inside their folder, up to a number and a size.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import IO, Final, cast
 
 from models.errors import FailureKind, ModelError
 from models.spec import Message
+from models.training.settings import CAPTION_FILES
 from workers.contracts import TrainWork, TuneWork
 from workers.prompts import PromptError, PromptTemplate
 from workers.sources import read_rows
@@ -44,6 +45,11 @@ def is_archive(uri: str) -> bool:
 def is_image_name(name: str) -> bool:
     """Whether a file is taken for an image by its name."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_taken_name(name: str) -> bool:
+    """Whether a file is an image or holds captions, by its name."""
+    return is_image_name(name) or name in CAPTION_FILES
 
 
 def fetch_images(work: TrainWork, store: ObjectStore, folder: Path, stop: threading.Event) -> str:
@@ -109,10 +115,11 @@ class _Taken:
         self._bytes = 0
 
     def path(self, name: str, size: int) -> Path | None:
-        """Where a file goes; None for one that is no image."""
+        """Where a file goes; None for one that is not taken."""
         if self._stop.is_set():
             raise FetchStoppedError
-        if not is_image_name(name):
+        name = str(PurePosixPath(name))  # an archive of `.` calls its files ./…
+        if not is_taken_name(name):
             return None
         parts = PurePosixPath(name).parts
         if any(part in {"..", "/"} or not part.isprintable() or len(part.encode()) > LONGEST_NAME for part in parts):
@@ -158,7 +165,7 @@ def _download(objects: ObjectStore, prefix: str, taken: _Taken) -> str:
         path.write_bytes(data)
         return name.encode() + b"\0" + hashlib.sha256(data).digest()
 
-    keys = sorted(key for key in objects.list(prefix) if is_image_name(key))
+    keys = sorted(key for key in objects.list(prefix) if is_taken_name(key.removeprefix(prefix)))
     with ThreadPoolExecutor(_THREADS) as pool:
         for found in pool.map(fetch, keys):
             whole.update(found)

@@ -19,7 +19,7 @@ def prewarm() -> None:
 
 
 class TrainedBackend(EngineImageBackend):
-    """A GAN, a VAE, an autoregressive or a diffusion model that draws pictures of its classes."""
+    """A model of any family that draws pictures of its classes, or of what a prompt says."""
 
     def __init__(self, name: str, *, cache_dir: Path) -> None:
         """`name` is one of the models in `models/trained`, or a local folder as training leaves it."""

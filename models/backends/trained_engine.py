@@ -15,7 +15,7 @@ import torch
 
 from models.backends.image_batches import Picture
 from models.backends.image_engine import ImageEngine
-from models.class_prompts import ClassPrompts
+from models.backends.trained_conditions import Conditions, conditions
 from models.errors import UnknownModelError
 from models.images import ImageRequest, ImageSettings, Pixels
 from models.spec import ItemError, Reproducible
@@ -59,17 +59,15 @@ async def start(folder: Path, cache_dir: Path) -> TrainedEngine:  # noqa: ARG001
 
 
 class TrainedEngine(ImageEngine):
-    """A model and its classes."""
+    """A model, and what is made of a prompt for it."""
 
     reproducible: Reproducible = "exact"
     _model: LoadedModel
-    _classes: ClassPrompts
+    _conditions: Conditions
 
     def shape(self, request: ImageRequest) -> tuple[int | None, float | None] | ItemError:
         """Steps and guidance, where the family has them."""
-        if self._classes.find(request.prompt) is None:
-            return ItemError("unknown_class", self._classes.unknown(request.prompt))
-        refused = self._refuse(request)
+        refused = self._refuse(request) or self._conditions.refuse(request)
         if refused is not None:
             return refused
         return request.settings.steps, request.settings.guidance
@@ -84,13 +82,12 @@ class TrainedEngine(ImageEngine):
                 "only: leave width and height out, or upscale what it makes",
             )
         if request.image is not None or request.mask is not None or request.style_image is not None:
-            return ItemError("unsupported_task", "the model makes images of its classes; it takes no input image")
+            return ItemError("unsupported_task", "the model makes images of prompts; it takes no input image")
         given = {
             "steps": settings.steps is not None and sampler.default_steps is None,
             "guidance": settings.guidance is not None and sampler.default_guidance is None,
             "scheduler": settings.scheduler is not None,
             "loras": bool(settings.loras),
-            "negative prompt": bool(request.negative),
         }
         unsupported = [name for name, is_given in given.items() if is_given]
         if unsupported:
@@ -121,7 +118,7 @@ class TrainedEngine(ImageEngine):
             part = pictures[start : start + ROWS]
             rows = list(part) + [part[0]] * (ROWS - len(part))
             noise = torch.stack([self._noise(picture) for picture in rows])
-            labels = torch.tensor([self._classes.find(picture.request.prompt) for picture in rows])
+            labels = torch.stack([self._conditions.of(picture.request) for picture in rows])
             images = self._model.sampler.make(noise, labels, steps=steps, guidance=guidance, between=self.between_steps)
             painted += list(to_pixels(images[: len(part)]))
         return painted
@@ -131,7 +128,7 @@ class TrainedEngine(ImageEngine):
 
     def _load(self, folder: Path) -> None:
         self._model = load_model(folder)
-        self._classes = ClassPrompts(self._model.about.space.classes)
+        self._conditions = conditions(self._model)
 
     def _unload(self) -> None:
-        del self._model
+        del self._model, self._conditions

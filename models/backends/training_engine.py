@@ -20,12 +20,13 @@ from safetensors.torch import load, save
 
 from models.backends.training import Signs
 from models.errors import FailureKind, ModelError
-from models.training.cards import CARD, write_card
+from models.training.captions import captioned_folder
+from models.training.cards import write_card
 from models.training.checkpoints import Checkpoint
 from models.training.data import ImageData, fashion_mnist, image_folder
-from models.training.loop import Progress, sample_sheet, train
-from models.training.saved import CONFIG, WEIGHTS, load_model, save_trained
-from models.training.settings import TrainingSettings
+from models.training.loop import GRID_COLUMNS, Progress, sample_sheet, train
+from models.training.saved import load_model, save_trained
+from models.training.settings import TEXT_FAMILIES, TrainingSettings
 from models.training_run import (
     SavedState,
     TextData,
@@ -53,7 +54,7 @@ def train_files(request: TrainingRequest, place: TrainingPlace, *, stop: threadi
         ModelError: kind MODEL, as `TrainingBackend.train`.
         TrainingStoppedError: `stop` was set before the end.
     """
-    data = read_images(request.data)
+    data = read_images(request.data, captions=request.settings.family in TEXT_FAMILIES)
     run = TrainingRun(request.settings, place, stop, signs)
     trained = train(
         data, run.settings_left(), run, watch=run.watch, event_folder=request.event_folder, each_step=run.each_step
@@ -64,8 +65,8 @@ def train_files(request: TrainingRequest, place: TrainingPlace, *, stop: threadi
         folder = Path(home) / request.model
         save_trained(folder, trained, request.settings, data)
         write_card(folder, load_model(folder).about, {})
-        files = {name: (folder / name).read_bytes() for name in (WEIGHTS, CONFIG, CARD)}
-    files[SAMPLES] = png(sample_sheet(trained.sampler, trained.space))
+        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    files[SAMPLES] = png(sample_sheet(trained.sampler, data.examples(GRID_COLUMNS)))
     return TrainedFiles(
         files=files,
         family=request.settings.family,
@@ -190,8 +191,8 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def read_images(asked: TrainingData | TextData) -> ImageData:
-    """The images of a request.
+def read_images(asked: TrainingData | TextData, *, captions: bool = False) -> ImageData:
+    """The images of a request, with their captions or in classes.
 
     Raises:
         ModelError: kind MODEL, they cannot be read.
@@ -200,8 +201,9 @@ def read_images(asked: TrainingData | TextData) -> ImageData:
         raise AssertionError("a training on images was given rows")  # noqa: TRY004  # no caller's fault
     if asked.folder is None:
         return fashion_mnist()
+    read = captioned_folder if captions else image_folder
     try:
-        return image_folder(asked.folder, size=(asked.height, asked.width), grey=asked.grey, license=asked.license)
+        return read(asked.folder, size=(asked.height, asked.width), grey=asked.grey, license=asked.license)
     except ModelError as error:
         # Where it was unpacked here says nothing to its owner.
         message = error.message.replace(f"{asked.folder}/", "").replace(str(asked.folder), asked.name)

@@ -13,11 +13,10 @@ from PIL import Image
 
 from models.training.cards import write_card
 from models.training.checkpoints import FolderCheckpoints
-from models.training.data import fashion_mnist
 from models.training.loop import Progress, train
 from models.training.saved import load_model, save_trained
 from models.training.settings import TrainingSettings
-from models.training.shipped import RECIPES
+from models.training.shipped import LARGEST_SHIPPED, RECIPES
 
 
 def main() -> None:
@@ -39,10 +38,10 @@ def main() -> None:
             Image.fromarray(told.grid).save(folder / f"samples-{told.step:06}.png")
 
     folder.mkdir(parents=True, exist_ok=True)
-    data = fashion_mnist()
+    data = RECIPES[given.model].data(folder / "data")
     checkpoints = FolderCheckpoints(folder / "checkpoints")
     trained = train(data, settings, checkpoints, watch=watch, event_folder=folder / "events")
-    save_trained(folder / given.model, trained, settings, data)
+    save_trained(folder / given.model, trained, settings, data, largest_file=LARGEST_SHIPPED)
     write_card(folder / given.model, load_model(folder / given.model).about, {})
 
 

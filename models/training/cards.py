@@ -9,7 +9,9 @@ from typing import Any, Final, Literal
 
 import yaml
 
+from models.training.families import ImageSpace
 from models.training.saved import SavedModel
+from models.training.sentences import LANGUAGES
 from models.training.settings import FamilyName, TrainingSettings
 
 CARD = "README.md"
@@ -18,6 +20,8 @@ WHAT: Final[dict[FamilyName, str]] = {
     "gan": "The generator of a generative adversarial network (hinge loss, spectral norm, projection discriminator)",
     "vae": "The decoder of a conditional variational autoencoder",
     "ar": "An autoregressive model: a transformer that writes discrete codes, and the decoder that draws them",
+    "text-diffusion": "A text-to-image model: flow matching on a UNet in the space of a small autoencoder, on the "
+    "vector of a sentence (models/training/sentences.py), with guidance without a classifier",
 }
 FIGURES: Final[dict[str, str]] = {
     "fid": "FID to the test images",
@@ -25,7 +29,7 @@ FIGURES: Final[dict[str, str]] = {
     "trained_on_samples": "accuracy on real test images of a classifier that was trained on the images alone",
 }
 
-MEANT_FOR_AND_LIMITS = """
+MEANT_FOR = """
 ## Meant for
 
 Testing and learning: a small model whose every part can be read, and a source of images where no larger model can be
@@ -33,8 +37,13 @@ had.
 
 ## Limits
 
-It knows its classes and nothing else: words of a prompt that name no class are not drawn. It repeats what its training
-data hold, and lacks what they lack. Its pictures are not of things that exist; do not sell by them.
+"""
+OF_CLASSES = "It knows its classes and nothing else: words of a prompt that name no class are not drawn.\n"
+OF_TEXT = """It has seen nothing but its training images: a prompt for anything else becomes the nearest of what it
+knows, or a blend. A sentence is one vector to it: the order of words, numbers, and who does what to whom mean little.
+"""
+LIMITS = """It repeats what its training data hold, and lacks what they lack. Its pictures are not of things that exist;
+do not sell by them.
 """
 
 
@@ -55,7 +64,7 @@ def card(name: str, about: SavedModel, metrics: Mapping[str, Any], remarks: str 
         "license": "Apache-2.0" if training["license"] in ("MIT", "CC0-1.0", "Apache-2.0") else "unknown",
         "family": about.family,
         "data": {"source": training["source"], "license": training["license"], "images": training["images"]},
-        "classes": list(about.space.classes),
+        "classes": list(about.space.classes) or "none: it draws what a text says",
         "size": f"{about.space.width}x{about.space.height}, {'grey' if about.space.channels == 1 else 'colour'}",
         "options": about.options,
         "settings": training["settings"],
@@ -66,8 +75,8 @@ def card(name: str, about: SavedModel, metrics: Mapping[str, Any], remarks: str 
     space = about.space
     text = (
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n# {name}\n\n"
-        f"{WHAT[about.family]}. It makes pictures of {space.width} by {space.height} pixels of a class: "
-        f"{', '.join(space.classes)}.\n\n"
+        f"{WHAT[about.family]}. It makes pictures of {space.width} by {space.height} pixels of "
+        f"{_subject(space)}.\n\n"
         f"Trained by `models/training` for {training['step']} steps on {training['source']} "
         f"({training['images']} images, licence: {training['license']}).\n"
     )
@@ -75,7 +84,13 @@ def card(name: str, about: SavedModel, metrics: Mapping[str, Any], remarks: str 
         text += _figures(metrics)
     if remarks:
         text += f"\n## To look at\n\n{remarks}\n"
-    return text + MEANT_FOR_AND_LIMITS
+    return text + MEANT_FOR + (OF_CLASSES if space.classes else OF_TEXT) + LIMITS
+
+
+def _subject(space: ImageSpace) -> str:
+    if space.classes:
+        return f"a class: {', '.join(space.classes)}"
+    return f"what a prompt says, in any of these languages: {', '.join(LANGUAGES)}"
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:

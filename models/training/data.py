@@ -66,6 +66,10 @@ class ImageData:
         chosen = batch_places(len(self), step, size, seed)
         return scaled(self.images[chosen]), self.labels[chosen]
 
+    def examples(self, count: int) -> Tensor:
+        """Conditions for a sheet of samples, at most so many: a class each."""
+        return torch.arange(min(count, len(self.classes)))
+
 
 def batch_places(count: int, step: int, size: int, seed: int) -> Tensor:
     """Which of `count` examples make the batch of a step: as `ImageData.batch`."""
@@ -133,12 +137,12 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     try:
         content = gzip.decompress(path.read_bytes())
         if content[:3] != bytes((0, 0, IDX_BYTES)):
-            raise _unreadable(f"{path} is no idx file of unsigned bytes")
+            raise unreadable(f"{path} is no idx file of unsigned bytes")
         shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
         data = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
     except (OSError, EOFError, ValueError) as error:
         hint = "" if path.exists() else "; on Debian, `apt install dataset-fashion-mnist` brings it"
-        raise _unreadable(f"{path} could not be read: {error}{hint}") from error
+        raise unreadable(f"{path} could not be read: {error}{hint}") from error
     return data.copy()  # of its own memory, which torch may write to
 
 
@@ -154,14 +158,14 @@ def image_folder(folder: Path, *, size: tuple[int, int], grey: bool = False, lic
     """
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not found:
-        raise _unreadable(f"the folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise unreadable(f"the folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     parents = [path.relative_to(folder).parts[:-1] for path in found]
     loose = sum(not parent for parent in parents)
     if 0 < loose < len(found):
-        raise _unreadable(f"of the images in {folder}, {loose} are in no sub-folder: which class are they of?")
+        raise unreadable(f"of the images in {folder}, {loose} are in no sub-folder: which class are they of?")
     names = [parent[0] if parent else "image" for parent in parents]
     classes = tuple(sorted(set(names)))
-    pictures = np.stack([_fitted(path, size, "L" if grey else "RGB") for path in found])
+    pictures = np.stack([fitted(path, size, grey=grey) for path in found])
     return ImageData(
         images=torch.from_numpy(pictures),
         labels=torch.tensor([classes.index(name) for name in names]),
@@ -171,17 +175,28 @@ def image_folder(folder: Path, *, size: tuple[int, int], grey: bool = False, lic
     )
 
 
-def _fitted(path: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
+def fitted(path: Path, size: tuple[int, int], *, grey: bool) -> NDArray[np.uint8]:
+    """An image file as channels by height by width, as `image_folder` has them.
+
+    Raises:
+        ModelError: as `image_folder`.
+    """
     try:
         with PillowImage.open(path) as opened:
             picture = ImageOps.exif_transpose(opened).convert("RGBA")
     except (OSError, UnidentifiedImageError, ValueError, PillowImage.DecompressionBombError) as error:
-        raise _unreadable(f"{path} could not be read as an image: {error}") from error
+        raise unreadable(f"{path} could not be read as an image: {error}") from error
+    return on_white(picture, size, grey=grey)
+
+
+def on_white(picture: PillowImage.Image, size: tuple[int, int], *, grey: bool) -> NDArray[np.uint8]:
+    """An RGBA picture as channels by height by width: transparent parts white, cropped in its middle to fit."""
     white = PillowImage.new("RGBA", picture.size, "white")
-    flat = PillowImage.alpha_composite(white, picture).convert(mode)
+    flat = PillowImage.alpha_composite(white, picture).convert("L" if grey else "RGB")
     array = np.asarray(ImageOps.fit(flat, (size[1], size[0])))
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _unreadable(message: str) -> ModelError:
+def unreadable(message: str) -> ModelError:
+    """Training data that cannot be used."""
     return ModelError(FailureKind.MODEL, "training_data_unreadable", message)

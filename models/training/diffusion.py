@@ -80,17 +80,36 @@ class DiffusionSampler(Sampler):
         """Euler's method in `steps` equal steps; guidance 1 is none, and takes half the time."""
         steps = self.default_steps if steps is None else steps
         guidance = self.default_guidance if guidance is None else guidance
-        images = noise
         without = torch.full_like(labels, self.no_class)
-        for step in range(steps):
-            between()
-            time = torch.full((len(noise),), 1 - step / steps)
-            direction = self.direction(images, time, labels)
-            if guidance != 1:
-                base = self.direction(images, time, without)
-                direction = base + guidance * (direction - base)
-            images = images - direction / steps
+        images = walk(self.direction, noise, labels, without, steps=steps, guidance=guidance, between=between)
         return images.clamp(-1, 1)
+
+
+def walk(
+    direction: Callable[[Tensor, Tensor, Tensor], Tensor],
+    noise: Tensor,
+    wanted: Tensor,
+    unwanted: Tensor,
+    *,
+    steps: int,
+    guidance: float,
+    between: Callable[[], None],
+) -> Tensor:
+    """From noise to what it becomes, by Euler's method in equal steps.
+
+    `direction` is that of things on their way, at times from 0 to 1, under a condition a row; what it says under
+    `wanted` counts `guidance` times as much as under `unwanted`.
+    """
+    things = noise
+    for step in range(steps):
+        between()
+        time = torch.full((len(noise),), 1 - step / steps)
+        towards = direction(things, time, wanted)
+        if guidance != 1:
+            base = direction(things, time, unwanted)
+            towards = base + guidance * (towards - base)
+        things = things - towards / steps
+    return things
 
 
 class Diffusion(Family):

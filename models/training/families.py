@@ -20,6 +20,7 @@ from models.training.settings import (
     FamilyName,
     GanOptions,
     Options,
+    TextDiffusionOptions,
     VaeOptions,
     family_options,
 )
@@ -33,7 +34,8 @@ class ImageSpace(BaseModel):
     height: Annotated[int, Field(ge=4, le=512, multiple_of=4)]
     width: Annotated[int, Field(ge=4, le=512, multiple_of=4)]
     channels: Literal[1, 3]
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    classes: tuple[str, ...]
+    """None where the model draws what a text says."""
 
 
 def image_space(data: ImageData) -> ImageSpace:
@@ -57,10 +59,14 @@ def unfit_size(message: str) -> ModelError:
 
 
 class Sampler(nn.Module, ABC):
-    """The network that makes images from noise and classes: all that a served model needs.
+    """The network that makes images from noise and classes or texts: all that a served model needs.
 
-    An image is a function of its row of noise and its label alone; no draw is made in `make`.
+    An image is a function of its row of noise and its condition alone; no draw is made in `make`.
     """
+
+    takes_text: ClassVar[bool] = False
+    """Whether a condition is two sentence vectors (2 by 512), of the prompt and of what is not wanted (zeros where that
+    is nothing); otherwise it is the index of a class."""
 
     default_steps: ClassVar[int | None] = None
     """Denoising steps, of a family that has them."""
@@ -81,7 +87,7 @@ class Sampler(nn.Module, ABC):
         guidance: float | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> Tensor:
-        """Images (batch, channels, height, width; -1 to 1) from stacked noise and one class index an image.
+        """Images (batch, channels, height, width; -1 to 1) from stacked noise and one condition an image.
 
         `between` is called now and then; what it raises ends the making.
         """
@@ -124,7 +130,10 @@ class Family(ABC):
 
     @abstractmethod
     def learn(self, step: int, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Take one step; returns its losses by name, each a number."""
+        """Take one step; returns its losses by name, each a number.
+
+        `labels` are classes' indices or, of a model that takes text, a caption's vector an image.
+        """
 
 
 def build(name: FamilyName, space: ImageSpace, options: Mapping[str, object], learning_rate: float) -> Family:
@@ -137,6 +146,7 @@ def build(name: FamilyName, space: ImageSpace, options: Mapping[str, object], le
     from models.training.autoregressive import Autoregressive  # noqa: PLC0415
     from models.training.diffusion import Diffusion  # noqa: PLC0415
     from models.training.gan import Gan  # noqa: PLC0415
+    from models.training.text_diffusion import TextDiffusion  # noqa: PLC0415
     from models.training.vae import Vae  # noqa: PLC0415
 
     match family_options(name, options):
@@ -148,5 +158,7 @@ def build(name: FamilyName, space: ImageSpace, options: Mapping[str, object], le
             return Vae(space, chosen, learning_rate)
         case AutoregressiveOptions() as chosen:
             return Autoregressive(space, chosen, learning_rate)
+        case TextDiffusionOptions() as chosen:
+            return TextDiffusion(space, chosen, learning_rate)
         case other:
             raise AssertionError(f"a family without a network: {other!r}")

@@ -195,7 +195,7 @@ class Pictures(Subject):
 
     def sheet(self) -> NDArray[np.uint8]:
         """Samples of the averaged network, always from the same noise."""
-        return sample_sheet(self.averaged, self.space)
+        return sample_sheet(self.averaged, self._data.examples(GRID_COLUMNS))
 
 
 def too_few(count: int, what: str, batch_size: int) -> ModelError:
@@ -295,10 +295,10 @@ class _Run:
             self.losses = {name: float(str(value)) for name, value in losses.items()}
 
 
-def sample_sheet(sampler: Sampler, space: ImageSpace) -> NDArray[np.uint8]:
-    """Samples as one picture, a column for each class, always from the same noise."""
-    columns = min(GRID_COLUMNS, len(space.classes))
-    labels = torch.arange(columns).repeat(GRID_ROWS)
+def sample_sheet(sampler: Sampler, examples: Tensor) -> NDArray[np.uint8]:
+    """Samples as one picture, a column for each condition, always from the same noise."""
+    columns = len(examples)
+    labels = torch.cat([examples] * GRID_ROWS)
     noise = torch.stack([sampler.noise(torch.Generator().manual_seed(row)) for row in range(len(labels))])
     with torch.no_grad():
         images = sampler.make(noise, labels)

@@ -1,6 +1,6 @@
 """A trained model as a folder: weights in half precision, what they are weights of, and a card.
 
-- `model.safetensors`: the sampler's tensors, floats as float16;
+- `model.safetensors`: the sampler's tensors, floats as float16; of a large model in several files, with an index;
 - `config.json`: family, image space, options, and the settings that it was trained with;
 - `README.md`: the card, where one has been written (see `models.training.cards`).
 """
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from torch import Tensor
 
 from models.errors import FailureKind, ModelError
 from models.training.data import ImageData
@@ -23,7 +25,8 @@ from models.training.families import ImageSpace, Sampler, build
 from models.training.loop import Trained
 from models.training.settings import FamilyName, TrainingSettings
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = "*.safetensors"
+LARGEST_FILE = 5 * 10**9
 CONFIG = "config.json"
 
 
@@ -49,20 +52,28 @@ class LoadedModel:
     sampler: Sampler
 
 
-def save_model(folder: Path, sampler: Sampler, about: SavedModel) -> None:
-    """Write weights and config, the config last: a folder that has one is whole."""
+def save_model(folder: Path, sampler: Sampler, about: SavedModel, *, largest_file: int = LARGEST_FILE) -> None:
+    """Write weights, in files of at most so many bytes, and config, the config last: a folder that has one is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous().clone()
         for name, tensor in sampler.state_dict().items()
     }
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it for its owner alone, and a wheel would keep that
+    save_torch_state_dict(tensors, folder, max_shard_size=largest_file, metadata={"format": "pt"})
+    for path in folder.glob(WEIGHTS):
+        path.chmod(0o644)  # safetensors makes it for its owner alone, and a wheel would keep that
     (folder / CONFIG).write_text(about.model_dump_json(indent=2) + "\n")
 
 
-def save_trained(folder: Path, trained: Trained, settings: TrainingSettings, data: ImageData) -> None:
-    """Keep what a training has left."""
+def save_trained(
+    folder: Path,
+    trained: Trained,
+    settings: TrainingSettings,
+    data: ImageData,
+    *,
+    largest_file: int = LARGEST_FILE,
+) -> None:
+    """Keep what a training has left, as `save_model`."""
     training: dict[str, JsonValue] = {
         "settings": settings.model_dump(mode="json", exclude={"family", "options"}),
         "step": trained.step,
@@ -74,7 +85,7 @@ def save_trained(folder: Path, trained: Trained, settings: TrainingSettings, dat
     about = SavedModel(
         family=settings.family, space=trained.space, options=trained.options.model_dump(mode="json"), training=training
     )
-    save_model(folder, trained.sampler, about)
+    save_model(folder, trained.sampler, about, largest_file=largest_file)
 
 
 def load_model(folder: Path) -> LoadedModel:
@@ -97,9 +108,12 @@ def load_model(folder: Path) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):
         sampler = build(about.family, about.space, about.options, 1e-3).sampler
     try:
-        sampler.load_state_dict(load_file(folder / WEIGHTS))
+        tensors: dict[str, Tensor] = {}
+        for path in sorted(folder.glob(WEIGHTS)):
+            tensors |= load_file(path)
+        sampler.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise _error("weights_damaged", f"{folder / WEIGHTS} does not hold the model's weights: {error}") from error
+        raise _error("weights_damaged", f"{folder / WEIGHTS} do not hold the model's weights: {error}") from error
     sampler.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no such overload
     return LoadedModel(about, sampler.float().requires_grad_(requires_grad=False).eval())
 

@@ -7,7 +7,12 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar", "lora"]
+FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar", "text-diffusion", "lora"]
+
+TEXT_FAMILIES: Final[frozenset[FamilyName]] = frozenset({"text-diffusion"})
+"""They learn from captions, and draw what a text says; the others learn classes."""
+CAPTION_FILES: Final = ("captions.jsonl", "metadata.jsonl")
+"""Names of a file that holds the captions of a folder's images."""
 MAX_RANK: Final = 32
 """Of an adapter. vLLM keeps room for this rank in every layer, whatever rank an adapter has."""
 
@@ -70,6 +75,23 @@ class AutoregressiveOptions(Options):
     """The share of images that are learned without their class, for guidance."""
 
 
+class TextDiffusionOptions(Options):
+    """Sizes of autoencoder and UNet."""
+
+    latent: Annotated[int, Field(ge=1, le=64)] = 16
+    """Numbers that each patch of 8 by 8 pixels becomes."""
+    code_width: Annotated[int, Field(ge=8)] = 48
+    """Channels of the autoencoder at half resolution; twice as many below."""
+    code_steps: Annotated[int, Field(ge=0)] = 2000
+    """Steps in which the autoencoder is learned, before the UNet."""
+    widths: Annotated[tuple[int, ...], Field(min_length=1)] = (96, 128)
+    """Channels of the UNet at each resolution, each half as wide and high as the one before; multiples of 32."""
+    layers: Annotated[int, Field(ge=1)] = 2
+    """Residual blocks a resolution."""
+    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The share of images that are learned without their caption, for guidance."""
+
+
 class LoraOptions(Options):
     """A LoRA adapter of a base model (Hu et al., 2021, https://arxiv.org/abs/2106.09685)."""
 
@@ -90,6 +112,7 @@ OPTIONS: Final[dict[FamilyName, type[Options]]] = {
     "gan": GanOptions,
     "vae": VaeOptions,
     "ar": AutoregressiveOptions,
+    "text-diffusion": TextDiffusionOptions,
     "lora": LoraOptions,
 }
 

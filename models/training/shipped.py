@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from models.training.settings import TrainingSettings
+from models.training.data import ImageData, fashion_mnist
+from models.training.objects import objects
+from models.training.settings import Augmentation, TrainingSettings
+
+LARGEST_SHIPPED = 4_500_000
+"""Bytes of one file of weights: larger ones are a burden to whoever has the repository."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +19,8 @@ class Recipe:
     """One shipped model."""
 
     settings: TrainingSettings
+    data: Callable[[Path], ImageData] = lambda _: fashion_mnist()
+    """The images; what must be fetched is kept in the folder that it is given."""
     remarks: str = ""
     """What a person saw in its samples: for the card."""
 
@@ -51,5 +60,18 @@ RECIPES: dict[str, Recipe] = {
         ),
         remarks="Shapes are right in most pictures and their surfaces are soft, with blocks and a check that nobody "
         "asked for: traces of the codes that it writes. Some dresses, bags and T-shirts are torn.",
+    ),
+    "objects-diffusion": Recipe(
+        data=objects,
+        settings=TrainingSettings(
+            family="text-diffusion",
+            options={"code_steps": 1500},
+            steps=5250,
+            batch_size=64,
+            learning_rate=1e-3,
+            average=0.998,
+            bfloat16=True,
+            augmentation=Augmentation(flip=True),
+        ),
     ),
 }

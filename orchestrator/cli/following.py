@@ -89,7 +89,7 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
         if model.get("base"):
             return [f"adapter {model['name']}@{model['version']} of {model['base']}{_judged(model['metrics'])}"]
         size = f"{model['width']} by {model['height']}"
-        return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes'])}"]
+        return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes']) or 'any text'}"]
     if "images" in record:
         return [
             f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}{_of_prompt(record)}"

@@ -127,7 +127,7 @@ def _trained(data_dir: Path | None) -> list[dict[str, Any]]:  # JSON
             "name": entry.id,
             "kind": entry.kind,
             "description": f"{entry.family}, {'x'.join(map(str, entry.size))}, trained {moment(entry.created)}: "
-            f"{', '.join(entry.classes)}"
+            f"{', '.join(entry.classes) or 'any text'}"
             if entry.base is None
             else f"a LoRA adapter of {entry.base}, trained {moment(entry.created)}",
             "engines": list(entry.engines),

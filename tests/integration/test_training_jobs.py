@@ -20,6 +20,7 @@ from orchestrator.cli.text import describe
 from orchestrator.collector import Collector
 from orchestrator.model_catalog import TrainedModels
 from orchestrator.settings import Settings
+from orchestrator.training_source import packed
 from tests.support.shards import execution_id, failure
 from tests.support.workshop import JOB, LATER, STEPS, DeadlyStore, KilledError, Workshop
 from workers.contracts import checkpoints_prefix
@@ -92,6 +93,49 @@ def test_a_folder_becomes_a_model_that_the_next_job_names(workshop: Workshop, tm
     assert [len(found["images"]) for found in records] == [2, 2]
     assert {found["reproducible"] for found in records} == {"exact"}
     assert records[0]["images"][0]["width"] == 8
+
+
+def test_pictures_with_captions_become_a_model_that_draws_what_the_next_job_says(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    folder = tmp_path / "things"
+    folder.mkdir()
+    captions = []
+    for number, colour in enumerate(("red", "blue") * 4):
+        Image.new("RGB", (20, 20), colour).save(folder / f"{number}.png")
+        captions.append({"file_name": f"{number}.png", "text": [f"a {colour} thing", f"thing in {colour}"]})
+    (folder / "captions.jsonl").write_bytes(b"\n".join(map(orjson.dumps, captions)))
+    with packed(folder) as archive:
+        uri = workshop.http.put("/v1/inputs/things.tar", content=archive.read_bytes()).json()["uri"]
+    options = {"latent": 4, "code_width": 8, "code_steps": 2, "widths": [32], "layers": 1}
+    training = {"family": "text-diffusion", "options": options, "steps": 4, "batch_size": 4, "log_every": 2}
+    job_id = workshop.train(model="things", training=training, data={"folder": uri, "width": 16, "height": 16})
+    trained = workshop.record(job_id)["trained"]
+    assert (trained["family"], trained["classes"], trained["images"]) == ("text-diffusion", [], 8)
+    assert trained["source"] == "the folder things: 8 images with 16 captions"
+
+    source = {"items": [{"text": "a red thing"}, {"text": "eine blaue Sache"}]}
+    job = image_job("things", prompt="{{ text }}", source=source, image={"steps": 2})
+    pictures = workshop.http.post("/v1/jobs", json=job).json()["id"]
+    workshop.plan()
+    run = workshop.start(workshop.take(pictures))
+    workshop.finish(run, workshop.run(run))
+    records = workshop.http.get(f"/v1/jobs/{pictures}/results").json()["data"]
+    assert [found["status"] for found in records] == ["ok", "ok"]
+    assert len({found["images"][0]["sha256"] for found in records}) == 2
+
+
+def test_a_file_of_captions_that_is_wrong_fails_the_training_with_its_line(workshop: Workshop, tmp_path: Path) -> None:
+    folder = tmp_path / "things"
+    folder.mkdir()
+    Image.new("RGB", (20, 20)).save(folder / "1.png")
+    (folder / "metadata.jsonl").write_text('{"file_name": "1.png", "text": "a thing"}\n{"file_name": "2.png"}\n')
+    with packed(folder) as archive:
+        uri = workshop.http.put("/v1/inputs/things.tar", content=archive.read_bytes()).json()["uri"]
+    job_id = workshop.submit(training={"family": "text-diffusion"}, data={"folder": uri})
+    workshop.plan()
+    with pytest.raises(ModelError, match=r"^metadata\.jsonl, line 2: text: Field required"):
+        workshop.run(workshop.start(workshop.take(job_id)))
 
 
 def describe_of(workshop: Workshop, job_id: str) -> Iterator[tuple[str, str]]:

@@ -53,6 +53,15 @@ def test_a_dataset_brings_its_size() -> None:
     assert (work.uri, work.dataset, work.width, work.height, work.grey) == (None, "fashion-mnist", 28, 28, True)
 
 
+def test_a_family_that_learns_captions_needs_a_folder_and_takes_larger_images() -> None:
+    training = {"family": "text-diffusion"}
+    work = parse_job({**JOB, "training": training, "data": {"folder": "s3://bucket/things/"}}).work(None).train
+    assert work is not None
+    assert (work.width, work.height, work.grey) == (64, 64, False)
+    with pytest.raises(SpecError, match=r"learns from captions, which the dataset fashion-mnist has none of"):
+        check_static(parse_job({**JOB, "training": training, "data": {"dataset": "fashion-mnist"}}), datetime.now(UTC))
+
+
 def test_samples_come_with_losses() -> None:
     training = {"family": "gan", "log_every": 30, "sample_every": 100}
     work = parse_job({**JOB, "training": training}).work(None).train

@@ -21,16 +21,17 @@ from models.training.checkpoints import FolderCheckpoints
 from models.training.families import ImageSpace, build
 from models.training.loop import train
 from models.training.saved import load_model, save_trained
+from models.training.sentences import WIDTH
 from models.training.settings import FamilyName
-from tests.support.tiny_models import FAMILIES, settings, squares
+from tests.support.tiny_models import FAMILIES, settings, squares, training_data
 
 SETTINGS = ImageSettings()
-SPREAD: dict[FamilyName, float] = {"diffusion": 0.02, "gan": 0.1, "vae": 0.5, "ar": 0.3}
+SPREAD: dict[FamilyName, float] = {"diffusion": 0.02, "gan": 0.1, "vae": 0.5, "ar": 0.3, "text-diffusion": 0.05}
 
 
 def trained(family: FamilyName, folder: Path, *, channels: int = 1) -> Path:
     """A folder with a model of a few steps."""
-    data = squares(channels=channels)
+    data = training_data(family) if channels == 1 else squares(channels=channels)
     given = settings(family)
     left = train(data, given, FolderCheckpoints(folder / "checkpoints"))
     # A model of so few steps draws nearly the same picture always, which would hide what these tests look for.
@@ -73,7 +74,7 @@ def digest(image: Image) -> str:
 
 async def test_an_image_is_the_same_bytes_in_any_batch(backend: TrainedBackend, request: pytest.FixtureRequest) -> None:
     """Alone, among 3, 16 and 37, at every place, beside other classes, and in the batch that a replay asks for."""
-    few = ImageSettings(steps=3) if "[diffusion]" in request.node.name else SETTINGS
+    few = ImageSettings(steps=3) if "diffusion]" in request.node.name else SETTINGS
     requests = [ask(index, ("left", "right")[index % 2], settings=few) for index in range(37)]
     whole = {result.index: result.images[0] for result in await answers(backend, requests)}
     assert len({digest(image) for image in whole.values()}) > 20, "the images do not differ: the test shows nothing"
@@ -135,6 +136,19 @@ async def test_colour_stays_colour(tmp_path: Path) -> None:
     (result,) = await answers(backend, [ask(0, settings=ImageSettings(width=8, height=8, steps=2, guidance=1))])
     assert (result.images[0].pixels[..., 0] != result.images[0].pixels[..., 2]).any()
     await backend.close()
+
+
+async def test_a_model_of_texts_draws_what_prompts_say(tmp_path: Path) -> None:
+    backend = TrainedBackend(str(trained("text-diffusion", tmp_path)), cache_dir=tmp_path)
+    await backend.load()
+    few = ImageSettings(steps=2)
+    prompts = [{"prompt": "a cup"}, {"prompt": "eine Tasse"}, {"prompt": "a cup", "negative": "red"}, {"prompt": " "}]
+    *made, empty = await answers(backend, [ask(k, seed=1, settings=few, **prompts[k]) for k in range(4)])
+    await backend.close()
+    assert len({digest(result.images[0]) for result in made}) == 3
+    assert made[0].images[0].pixels.shape == (16, 16, 3)
+    assert empty.error is not None
+    assert empty.error.code == "empty_prompt"
 
 
 @pytest.mark.parametrize(
@@ -201,11 +215,13 @@ async def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
 def test_a_row_of_a_batch_depends_on_nothing_but_itself(family: FamilyName) -> None:
     """At the size of the shipped models and before rounding to bytes: at every place, beside other rows."""
     space = ImageSpace(height=28, width=28, channels=1, classes=tuple("abcdefghij"))
+    if family == "text-diffusion":
+        space = ImageSpace(height=64, width=64, channels=3, classes=())
     torch.manual_seed(0)
     sampler = build(family, space, {}, 1e-3).sampler.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    steps = 1 if family == "diffusion" else None
+    steps = 1 if sampler.default_steps else None
     noise = torch.stack([sampler.noise(torch.Generator().manual_seed(seed)) for seed in range(2 * ROWS)])
-    labels = torch.arange(2 * ROWS) % 10
+    labels = torch.randn(2 * ROWS, 2, WIDTH) if sampler.takes_text else torch.arange(2 * ROWS) % 10
     expected = sampler.make(noise[:ROWS], labels[:ROWS], steps=steps)
     for place in range(ROWS):
         rows = list(range(ROWS, 2 * ROWS))
@@ -215,9 +231,10 @@ def test_a_row_of_a_batch_depends_on_nothing_but_itself(family: FamilyName) -> N
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_saved_is_what_training_left_in_half_precision(family: FamilyName, tmp_path: Path) -> None:
-    data, given = squares(), settings(family)
+    data, given = training_data(family), settings(family)
     left = train(data, given, FolderCheckpoints(tmp_path / "checkpoints"))
-    save_trained(tmp_path / "model", left, given, data)
+    save_trained(tmp_path / "model", left, given, data, largest_file=20_000)
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > (family == "text-diffusion")
     loaded = load_model(tmp_path / "model")
     assert loaded.about.options == left.options.model_dump(mode="json")
     assert loaded.about.training["license"] == "CC0-1.0"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from models.errors import ModelError
@@ -73,6 +74,27 @@ def test_images_arrive_as_they_were(photos: Path, store: FolderStore, tmp_path: 
     fetch(store, tmp_path / "there")
     wanted = ("shoes/b.png", "shoes/a.JPG", "bags/old/c.webp")
     assert files(tmp_path / "there") == {name: (photos / name).read_bytes() for name in wanted}
+
+
+def test_captions_go_with_the_images(photos: Path, store: FolderStore, tmp_path: Path) -> None:
+    """Those of the folder itself: a sub-folder's would be about files elsewhere."""
+    (photos / "captions.jsonl").write_text("{}")
+    (photos / "shoes" / "captions.jsonl").write_text("{}")
+    (photos / "other.jsonl").write_text("{}")
+    for key, content in files(photos).items():
+        store.put(f"inputs/below/{key}", content)
+    with packed(photos) as archive:
+        store.put(KEY, archive.read_bytes())
+    fetch(store, tmp_path / "from-archive")
+    fetch(store, tmp_path / "from-prefix", msgspec.structs.replace(WORK, uri="nightmill://inputs/below/"))
+    wanted = {"captions.jsonl", "shoes/b.png", "shoes/a.JPG", "bags/old/c.webp"}
+    assert set(files(tmp_path / "from-archive")) == set(files(tmp_path / "from-prefix")) == wanted
+
+
+def test_an_archive_of_a_dot_has_its_captions_too(store: FolderStore, tmp_path: Path) -> None:
+    put_tar(store, [(member("./captions.jsonl"), b"{}"), (member("./a.png"), b"a")])
+    fetch(store, tmp_path / "there")
+    assert set(files(tmp_path / "there")) == {"captions.jsonl", "a.png"}
 
 
 def test_the_same_images_make_the_same_archive(photos: Path) -> None:

@@ -17,7 +17,7 @@ from models.training.checkpoints import Checkpoint, FolderCheckpoints
 from models.training.loop import Progress, train
 from models.training.settings import Augmentation, FamilyName
 from models.training.vae import Vae
-from tests.support.tiny_models import FAMILIES, settings, squares
+from tests.support.tiny_models import FAMILIES, settings, squares, training_data
 
 
 class KilledError(Exception):
@@ -32,7 +32,7 @@ def latest(folder: Path) -> Checkpoint:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_killed_training_goes_on_to_the_same_bits(family: FamilyName, tmp_path: Path) -> None:
-    data = squares()
+    data = training_data(family)
     given = settings(family, augmentation=Augmentation(flip=True, crop=True, jitter=True), steps=7)
 
     def die(told: Progress) -> None:
@@ -61,7 +61,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(family: FamilyName, tmp_path
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family_learns(family: FamilyName, tmp_path: Path) -> None:
     """Weights of every network change, and another seed leads elsewhere."""
-    data = squares()
+    data = training_data(family)
     first = train(data, settings(family, steps=1), FolderCheckpoints(tmp_path / "first"))
     before = latest(tmp_path / "first").tensors
     train(data, settings(family), FolderCheckpoints(tmp_path / "first"))
