@@ -25,8 +25,9 @@ from orchestrator.jobs import Jobs, UnknownJobError
 from orchestrator.model_catalog import TrainedModels
 from orchestrator.planning import PlannedShard, PlanSummary, Staging, plan, training_rows
 from orchestrator.source_files import open_source
-from orchestrator.spec import JobSpec, adapter_versions, may_be_trained
+from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError
+from orchestrator.static_checks import adapter_versions, may_be_trained
 from orchestrator.training_source import pin_data
 from orchestrator.views import JobError
 from workers.store import ObjectStore, StoreError, delete_prefix

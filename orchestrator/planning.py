@@ -32,8 +32,9 @@ from orchestrator.source_files import (
     put_checked,
     stage,
 )
-from orchestrator.spec import JobSpec, compile_templates
+from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError
+from orchestrator.static_checks import compile_templates
 from workers.contracts import ByteRange, CountRange, Row, RowGroupRange, SourceRange
 from workers.sources import RangedFile, open_parquet, parquet_columns
 from workers.store import ObjectStore, StoreError

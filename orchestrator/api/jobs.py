@@ -19,7 +19,8 @@ from orchestrator.api.services import ServicesOf
 from orchestrator.lifecycle import JobStatus
 from orchestrator.replay import replay_spec
 from orchestrator.source_files import check_uri
-from orchestrator.spec import JobSpec, check_static, parse_job
+from orchestrator.spec import JobSpec, parse_job
+from orchestrator.static_checks import check_static
 from orchestrator.training_source import check_data_uri
 from orchestrator.views import JobView
 from workers.broker import BrokerError

@@ -127,7 +127,7 @@ def _runs_here(spec: JobSpec) -> str:
     from models.errors import ModelError
     from models.image_catalog import engine_key
     from models.training_run import check_training_engine
-    from orchestrator.spec import may_be_trained
+    from orchestrator.static_checks import may_be_trained
 
     if may_be_trained(spec):
         return "one that was trained, if there is"

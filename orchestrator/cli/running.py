@@ -186,7 +186,7 @@ def checked_job(job_file: Path, overrides: list[str] | None, *, allow_faults: bo
 
     from orchestrator.jobfile import is_local, load_job_file
     from orchestrator.source_files import check_local
-    from orchestrator.spec import check_static
+    from orchestrator.static_checks import check_static
     from orchestrator.training_source import check_local_folder, is_local_folder
 
     spec = load_job_file(job_file, overrides or ())

@@ -13,9 +13,10 @@ from models.audio_catalog import check_audio_model, engine_key, is_audio_key, ne
 from models.errors import ModelError, UnknownModelError
 from orchestrator.jobfile import load_job_file
 from orchestrator.planning import plan_here
-from orchestrator.spec import check_static, parse_job
+from orchestrator.spec import parse_job
 from orchestrator.spec_error import SpecError
 from orchestrator.speeds import shape_of
+from orchestrator.static_checks import check_static
 from workers.contracts import CountRange, ShardTask, decode, encode
 
 NOW = datetime(2031, 5, 1, 12, tzinfo=UTC)

@@ -11,8 +11,9 @@ import pytest
 from orchestrator.flow_spec import MAX_NODES, in_order, node_specs, placeholder
 from orchestrator.jobfile import load_job_file
 from orchestrator.planning import plan_here
-from orchestrator.spec import check_static, parse_job
+from orchestrator.spec import parse_job
 from orchestrator.spec_error import SpecError
+from orchestrator.static_checks import check_static
 
 NOW = datetime(2031, 5, 1, 12, tzinfo=UTC)
 TEXT: dict[str, Any] = {"kind": "echo", "prompt": "on {{ name }}"}

@@ -12,9 +12,10 @@ import pytest
 from models.errors import UnknownModelError
 from orchestrator.planning import training_rows
 from orchestrator.source_files import Staging
-from orchestrator.spec import adapter_versions, check_static, parse_job
+from orchestrator.spec import parse_job
 from orchestrator.spec_error import SpecError
 from orchestrator.speeds import shape_of
+from orchestrator.static_checks import adapter_versions, check_static
 from workers.contracts import ByteRange, CountRange, ShardTask, decode, encode, lowest_version
 from workers.sources import read_rows
 from workers.store_folder import FolderStore

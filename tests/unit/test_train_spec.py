@@ -11,9 +11,10 @@ import pytest
 from models.errors import UnknownModelError
 from models.training_run import split_version
 from orchestrator.jobfile import load_job_file
-from orchestrator.spec import check_static, may_be_trained, parse_job
+from orchestrator.spec import parse_job
 from orchestrator.spec_error import SpecError
 from orchestrator.speeds import shape_of
+from orchestrator.static_checks import check_static, may_be_trained
 from orchestrator.training_source import check_data_uri
 from workers.contracts import (
     CountRange,
