@@ -207,7 +207,7 @@ def test_what_several_steps_have_made_is_made_again_to_the_byte(
     job_id = studio.submit(
         model="fashion-gan",
         prompt="{{ what }}",
-        source={"count": count, "grid": {"what": ["sneaker"]}},
+        source={"count": count, "grid": {"what": ["coat"]}},
         steps=steps,
         image={"scale": 2, "style": "copper"},
         n=1,
