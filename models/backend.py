@@ -1,10 +1,11 @@
-"""The protocols that engines speak: one for text, and the same for images."""
+"""The protocols that engines speak: one for text, and the same for images and for speech."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
+from models.audio import AudioRequest, AudioResult
 from models.images import ImageRequest, ImageResult
 from models.spec import ModelInfo, TextRequest, TextResult
 
@@ -31,7 +32,8 @@ class Backend(Protocol):
         iterator early (`aclose`, or cancelling the task that awaits it) aborts in the engine what is not finished.
 
         Raises:
-            ModelError: kind ENGINE, the engine broke; what was yielded before stays valid.
+            ModelError: kind ENGINE, the engine broke; what was yielded before stays valid. Kind MODEL, the requests
+                name an adapter that is not one, or not of this model.
         """
         ...
 
@@ -59,6 +61,26 @@ class ImageBackend(Protocol):
 
     def generate(self, requests: Sequence[ImageRequest]) -> AsyncGenerator[Sequence[ImageResult], None]:
         """As `Backend.generate`. What cannot be made (an unknown class, a size that the model has not) is an error."""
+        ...
+
+    def quiet_seconds(self) -> float:
+        """As `Backend.quiet_seconds`."""
+        ...
+
+    async def close(self) -> None:
+        """As `Backend.close`."""
+        ...
+
+
+class AudioBackend(Protocol):
+    """A speech engine in this process. It is used as a `Backend` is, with sounds in place of texts."""
+
+    async def load(self) -> ModelInfo:
+        """As `Backend.load`."""
+        ...
+
+    def generate(self, requests: Sequence[AudioRequest]) -> AsyncGenerator[Sequence[AudioResult], None]:
+        """As `Backend.generate`. What cannot be spoken (no words, letters that the voice does not read) is an error."""
         ...
 
     def quiet_seconds(self) -> float:

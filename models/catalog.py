@@ -16,11 +16,15 @@ from typing import Literal, TypeAlias, get_args
 
 from models import weights
 from models.backend import Backend
+from models.backends.vllm_environment import runs_inline
 from models.errors import FailureKind, ModelError, UnknownModelError
 from models.spec import EchoOptions
 
 Engine: TypeAlias = Literal["vllm", "transformers", "echo"]
 TEXT_ENGINES: tuple[Engine, ...] = ("vllm", "transformers")  # in the order that `auto` prefers
+WITH_ADAPTERS = "+adapters"
+"""Behind the name of an engine of its own for work that names adapters: vLLM in processes of its own, which must be
+told when it starts. In the process that asks it, it always takes them: there they cost nothing until they are used."""
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -145,22 +149,37 @@ def choose_engine(name: str, engine: str = "auto") -> Engine:
     )
 
 
+def engine_key(name: str, engine: str = "auto", *, adapters: bool = False) -> str:
+    """What `open_backend` knows the engine by that runs a model here, with adapters or without.
+
+    Raises:
+        UnknownModelError, ModelError: as `choose_engine`.
+    """
+    chosen = choose_engine(name, engine)
+    return chosen + WITH_ADAPTERS if adapters and chosen == "vllm" and not runs_inline() else chosen
+
+
 def open_backend(name: str, *, engine: str = "auto", cache_dir: Path, options: EchoOptions | None = None) -> Backend:
     """The back-end that will hold a model. Its engine is imported when it is loaded.
 
     Args:
         name: a name from `list_models`, a local folder, or a hub id.
-        engine: `auto` takes vLLM where it is installed, else transformers.
+        engine: `auto` takes vLLM where it is installed, else transformers; or what `engine_key` gives.
         cache_dir: where converted and downloaded weights are kept.
         options: faults of the echo model, for requests that bring none of their own.
 
     Raises:
         UnknownModelError, ModelError: as `choose_engine`.
     """
-    chosen = choose_engine(name, engine)
+    chosen = choose_engine(name, engine.removesuffix(WITH_ADAPTERS))
     module, _, attribute = ENGINES[chosen].backend.partition(":")
     backend = getattr(importlib.import_module(module), attribute)
-    opened: Backend = backend(options) if chosen == "echo" else backend(name, cache_dir=cache_dir)
+    if chosen == "echo":
+        opened: Backend = backend(options)
+    elif engine.endswith(WITH_ADAPTERS):
+        opened = backend(name, cache_dir=cache_dir, adapters=True)
+    else:
+        opened = backend(name, cache_dir=cache_dir)
     return opened
 
 

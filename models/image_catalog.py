@@ -131,6 +131,15 @@ def check_image_model(name: str, steps: Sequence[StepName]) -> None:
         _engine_of(name)
 
 
+def takes_adapters(name: str) -> bool:
+    """Whether a model is a pipeline of diffusers, the one kind that LoRA adapters are for.
+
+    Raises:
+        UnknownModelError: there is no such image model.
+    """
+    return _engine_of(name) == "diffusers"
+
+
 def missing_packages(engine: str) -> tuple[str, ...]:
     """Importable names that an engine needs and that are not installed here."""
     return tuple(name for name in IMAGE_ENGINES[engine].needs if importlib.util.find_spec(name) is None)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from models.spec import EchoOptions, ItemError
 
@@ -20,6 +20,13 @@ Pixels: TypeAlias = NDArray[np.uint8]
 MAX_SIDE = 4096
 StepName = Literal["generate", "edit", "inpaint", "upscale", "style", "remove_background"]
 ImageFormat = Literal["png", "jpeg", "webp"]
+
+
+class _Lora(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    weight: float = 1.0
 
 
 class ImageSettings(BaseModel):
@@ -39,12 +46,23 @@ class ImageSettings(BaseModel):
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     """Of an edit or an inpainting: how much of the input image is replaced; 1 keeps nothing of it."""
     loras: dict[str, Annotated[float, Field(ge=-4, le=4)]] = Field(default_factory=dict)
-    """Adapters by name or folder, with their weights."""
+    """Adapters by name or folder, with their weights. People may write them as a list of `name` and `weight`, too."""
     style: str | None = None
     """Of a style step: one of its networks' names."""
     style_strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     scale: Literal[2, 3, 4] = 4
     """Of an upscale step: how many times as wide and as high."""
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _by_name(cls, given: object) -> object:
+        if not isinstance(given, list | tuple):
+            return given
+        loras = [_Lora.model_validate(one) for one in given]
+        found = {lora.name: lora.weight for lora in loras}
+        if len(found) < len(loras):
+            raise ValueError("names an adapter twice")
+        return found
 
     def followed_by(self, later: ImageSettings) -> ImageSettings:
         """These with those that a later step was done with: both as an engine reports them, see `Image.settings`."""

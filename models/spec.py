@@ -58,6 +58,15 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     content: str
 
 
+class Adapter(msgspec.Struct, frozen=True, gc=False):
+    """A LoRA adapter on this machine: what it changes is the model that is asked."""
+
+    folder: str
+    """With adapter_config.json and adapter_model.safetensors, as peft writes them."""
+    revision: str
+    """`sha256:` and 16 hexadecimal digits of its weights' digest; two of one revision are the same."""
+
+
 class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One item for a text model.
 
@@ -74,6 +83,8 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds this item's outputs in place of `sampling.max_tokens`."""
     schema: JsonSchema | None = None
     options: EchoOptions | None = None
+    adapter: Adapter | None = None
+    """Answers with the model as this changes it. Requests with different ones, or none, may share a batch."""
 
     @property
     def token_limit(self) -> int:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias
 
 from models.errors import FailureKind, ModelError
-from models.spec import ModelInfo
+from models.spec import Message, ModelInfo
 from models.training.settings import TrainingSettings
 
 Dataset: TypeAlias = Literal["fashion-mnist"]
@@ -25,6 +25,7 @@ TRAINED_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION: Final = re.compile(r"[0-9A-Za-z]{1,64}")
 TRAINING_ENGINE: Final = "training"
 _NEEDS = ("torch", "safetensors", "tensorboard", "sentencepiece")
+_TUNING_NEEDS = (*_NEEDS, "transformers", "diffusers", "peft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,34 @@ class TrainingData:
     license: str
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row that a text model learns from: what it is asked, and what it is to answer."""
+
+    messages: tuple[Message, ...]
+    completion: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData:
+    """Rows for a text model."""
+
+    examples: Sequence[Example]
+    name: str
+    """Of the file, for the model's card."""
+    license: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model that an adapter is trained for."""
+
+    model: str
+    """As jobs name it."""
+    cache_dir: Path
+    """Where weights that were converted are kept."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
     """One training."""
@@ -50,7 +79,9 @@ class TrainingRequest:
     """The name that the model will have, for its card."""
     settings: TrainingSettings
     """`minutes` bounds all of the time, that of earlier executions included."""
-    data: TrainingData
+    data: TrainingData | TextData
+    base: Base | None = None
+    """Of an adapter; None trains a model from nothing."""
     event_folder: Path
     """Where event files for TensorBoard are written."""
 
@@ -91,15 +122,24 @@ class TrainedFiles:
     """What a training has come to."""
 
     files: Mapping[str, bytes]
-    """Weights (safetensors), config.json, README.md (the card), samples.png."""
+    """Weights (safetensors), config.json, README.md (the card), samples.png; of an adapter adapter_model.safetensors,
+    adapter_config.json and the card."""
     family: str
-    height: int
-    width: int
-    channels: int
-    classes: Sequence[str]
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    """Of its pictures; 0 where a text model was tuned."""
+    classes: Sequence[str] = ()
     """None of a model that draws what a text says."""
-    images: int
+    images: int = 0
     """That it was trained on."""
+    rows: int = 0
+    """That it was trained on."""
+    base: str | None = None
+    """Of an adapter: the model that it changes."""
+    base_revision: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What was measured at the end."""
     source: str
     license: str
     step: int
@@ -153,9 +193,10 @@ class TrainingBackend(Protocol):
         ...
 
 
-def check_training_engine() -> None:
-    """Raise ModelError, kind MODEL, where a model cannot be trained in this Python environment."""
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+def check_training_engine(*, tuning: bool = False) -> None:
+    """Raise ModelError, kind MODEL, where a model cannot be trained, or tuned, in this Python environment."""
+    needs = _TUNING_NEEDS if tuning else _NEEDS
+    missing = [name for name in needs if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelError(
             FailureKind.MODEL,
@@ -171,9 +212,9 @@ def open_training_backend() -> TrainingBackend:
         ModelError: as `check_training_engine`.
     """
     check_training_engine()
-    from models.backends.training import ImageTrainingBackend  # noqa: PLC0415 - only in the process that trains
+    from models.backends.training import ThreadTrainingBackend  # noqa: PLC0415 - only in the process that trains
 
-    return ImageTrainingBackend()
+    return ThreadTrainingBackend()
 
 
 def split_version(model: str) -> tuple[str, str] | None:

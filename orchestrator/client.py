@@ -77,6 +77,10 @@ class ModelEntry(msgspec.Struct, frozen=True):
     classes: tuple[str, ...] = ()
     size: tuple[int, ...] = ()
     license: str = ""
+    kind: str = "image"
+    engines: tuple[str, ...] = ()
+    base: str | None = None
+    """Of an adapter: the model that it changes."""
 
 
 class _Problem(msgspec.Struct):
@@ -197,6 +201,10 @@ class Client:
     def losses(self, job_id: str) -> bytes:
         """The losses of a training so far, as JSON lines."""
         return self._send("GET", f"{_job_path(job_id)}/training/losses").content
+
+    def audio(self, job_id: str, name: str) -> bytes:
+        """A sound that a record of the job names, by the last part of its key."""
+        return self._send("GET", f"{_job_path(job_id)}/audio/{quote(name, safe='')}").content
 
     def replay(self, job_id: str, index: int, image: int) -> JobView:
         """Make image `image` of an item again; the job that does so."""

@@ -19,7 +19,7 @@ Time only says when it is worth looking: once, when a job ended some time ago. B
 has stopped, and whoever reads by an older manifest is done. What is written later still goes with the job, or when the
 job is swept after its next retry.
 
-Images go that no record names, nor ever will: see `orchestrator.image_sweep`.
+Images and sounds go that no record names, nor ever will: see `orchestrator.file_sweep`.
 
 Copies of a job's input go that none of its shards reads: those of planners that died, and all of a job that never
 started, for it cannot be retried. Prefixes of jobs that SQL does not know are left alone: another database, or an older
@@ -38,13 +38,13 @@ from sqlalchemy import Engine, Select, select, update
 from ulid import ULID
 
 from orchestrator import database, removals
+from orchestrator.file_sweep import files_prefixes, losing_files
 from orchestrator.finalize import staged_prefix
-from orchestrator.image_sweep import losing_images
 from orchestrator.lifecycle import JOB_TERMINAL, JobStatus
 from orchestrator.manifest import mend_manifest
 from orchestrator.model_catalog import sweep_training
 from orchestrator.tables import Job, Shard
-from workers.contracts import images_prefix, parts_prefix
+from workers.contracts import parts_prefix
 from workers.store import ObjectStore, delete_prefix, listed
 
 logger = logging.getLogger(__name__)
@@ -156,16 +156,24 @@ class Collector:
             for key in losing:
                 self._store.delete(key)
             deleted += len(losing)
-        for keys in listed(self._store, images_prefix(ended.job)) if ended.kind == "image" else ():
-            unnamed = losing_images(self._engine, self._store, ended.job, ended.generation, keys)
-            for key in unnamed:
-                self._store.delete(key)
-            deleted += len(unnamed)
+        if ended.kind in {"image", "audio"}:
+            deleted += self._sweep_files(ended)
         if ended.kind == "train":
             deleted += sweep_training(self._engine, self._store, ended.job, ended.generation)
         note_swept(self._engine, ended)
         if deleted:
             logger.info("job %s: %d left-over objects were deleted", ended.job, deleted)
+        return deleted
+
+    def _sweep_files(self, ended: Ended) -> int:
+        """Delete the images and sounds of a job that no record names."""
+        deleted = 0
+        for prefix in files_prefixes(ended.job):
+            for keys in listed(self._store, prefix):
+                unnamed = losing_files(self._engine, self._store, ended.job, ended.generation, keys)
+                for key in unnamed:
+                    self._store.delete(key)
+                deleted += len(unnamed)
         return deleted
 
     def _look_at_uploads(self, now: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import orjson
 import pyarrow as pa
@@ -18,6 +18,8 @@ from typing_extensions import Buffer
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for a formula. Source: OWASP, "CSV Injection"."""
 ROWS_PER_GROUP = 20_000
+Outputs: TypeAlias = int | Literal["images", "audio"]
+"""How many texts a record holds, or the field that names its files."""
 _FIRST = ("index", "custom_id", "status")
 _LAST = (
     "finish_reason",
@@ -34,20 +36,22 @@ _LAST = (
 _INTEGERS = frozenset({"index", "prompt_tokens", "completion_tokens", "seed", "attempts"})
 
 
-def columns(kept: Sequence[str], outputs: int, nodes: Sequence[str] = ()) -> list[str]:
-    """The columns of an export: `kept` fields of the input, and one output per sample of an item; images where 0.
+def columns(kept: Sequence[str], outputs: Outputs, nodes: Sequence[str] = ()) -> list[str]:
+    """The columns of an export: `kept` fields of the input, an item's outputs, or the keys of its files in one.
 
     Of a flow, a column for what each node made.
     """
     if nodes:
         return [*_FIRST, *(f"input.{name}" for name in kept), *nodes, "error_code", "error_message"]
-    if outputs == 0:
-        return [*_FIRST, *(f"input.{name}" for name in kept), "prompt", "images", *_LAST]
+    if isinstance(outputs, str):
+        return [*_FIRST, *(f"input.{name}" for name in kept), "prompt", outputs, *_LAST]
     texts = ["output"] if outputs == 1 else [f"output_{number}" for number in range(1, outputs + 1)]
     return [*_FIRST, *(f"input.{name}" for name in kept), *texts, *_LAST]
 
 
-def to_csv(chunks: Iterable[bytes], kept: Sequence[str], outputs: int, nodes: Sequence[str] = ()) -> Iterator[bytes]:
+def to_csv(
+    chunks: Iterable[bytes], kept: Sequence[str], outputs: Outputs, nodes: Sequence[str] = ()
+) -> Iterator[bytes]:
     """Results as CSV with a header line, for a spreadsheet: no cell of it runs as a formula."""
     names = columns(kept, outputs, nodes)
     buffer = io.StringIO()
@@ -62,7 +66,7 @@ def to_csv(chunks: Iterable[bytes], kept: Sequence[str], outputs: int, nodes: Se
 
 
 def to_parquet(
-    chunks: Iterable[bytes], kept: Sequence[str], outputs: int, nodes: Sequence[str] = ()
+    chunks: Iterable[bytes], kept: Sequence[str], outputs: Outputs, nodes: Sequence[str] = ()
 ) -> Iterator[bytes]:
     """Results as a Parquet file, in row groups of 20,000."""
     names = columns(kept, outputs, nodes)
@@ -134,7 +138,7 @@ def _made(record: dict[str, Any]) -> object:  # of a node: any JSON
     return " ".join(file["key"] for file in files) if files else record.get("output")
 
 
-def _row(record: dict[str, Any], kept: Sequence[str], outputs: int) -> dict[str, Any]:  # records: any JSON
+def _row(record: dict[str, Any], kept: Sequence[str], outputs: Outputs) -> dict[str, Any]:  # records: any JSON
     """A record as flat cells, of any JSON."""
     given = record.get("input") or {}
     usage = record.get("usage") or {}
@@ -147,8 +151,8 @@ def _row(record: dict[str, Any], kept: Sequence[str], outputs: int) -> dict[str,
         "error_code": error.get("code"),
         "error_message": error.get("message"),
     }
-    if outputs == 0:
-        row["images"] = " ".join(image["key"] for image in record.get("images") or ()) or None
+    if isinstance(outputs, str):
+        row[outputs] = " ".join(file["key"] for file in record.get(outputs) or ()) or None
     elif outputs == 1:
         row["output"] = record.get("output")
     else:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.spec import JobSpec
 
 MAX_NODES = 20
-NODE_KINDS = ("text", "image", "echo")
+NODE_KINDS = ("text", "image", "audio", "echo")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _ROW: dict[str, Any] = {"count": 1}
 """The source of a node as long as it stands in its flow, whose source it has."""
@@ -50,7 +50,7 @@ def with_sources(data: dict[str, Any]) -> dict[str, Any]:
 def _instead(field: str) -> str:
     if field in _FLOW_FIELDS - {"nodes"}:
         return f"give {field} to the whole flow"
-    return "a node is of kind text or image, and has the fields of that"
+    return "a node is of kind text, image or audio, and has the fields of that"
 
 
 def check_flow(flow: JobSpec) -> None:
@@ -159,12 +159,15 @@ def _check_use(name: str, field: str, needed: str, maker: JobSpec) -> None:
         raise ValueError(f"nodes.{name}.{field} uses {name}, the node itself")
     if field == "prompt":
         if maker.kind not in {"text", "echo"}:
-            raise ValueError(
-                f"nodes.{name}.prompt uses {needed}, which makes {maker.kind}s; name it as input, mask or style_image"
-            )
+            instead = "; name it as input, mask or style_image" if maker.kind == "image" else " and no text"
+            raise ValueError(f"nodes.{name}.prompt uses {needed}, which makes {_made(maker)}{instead}")
     elif maker.kind != "image":
-        raise ValueError(f"nodes.{name}.{field} names the node {needed}, which makes {maker.kind} and no image")
+        raise ValueError(f"nodes.{name}.{field} names the node {needed}, which makes {_made(maker)} and no image")
     elif maker.n != 1:
         raise ValueError(
             f"nodes.{name}.{field} names the node {needed}, which makes {maker.n} images an item; one is used"
         )
+
+
+def _made(node: JobSpec) -> str:
+    return {"image": "images", "audio": "sounds"}.get(node.kind, "text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,11 +83,14 @@ class ImageFields(BaseModel):
     safety: Safety = Safety()
     replay: ReplayOf | None = None
 
-    def image_work(self, prompt: str | None) -> ImageWork:
-        """The part of the job's work that is about images."""
+    def image_work(self, prompt: str | None, adapters: Mapping[str, str]) -> ImageWork:
+        """The part of the job's work that is about images; `adapters` gives versions of those that were trained."""
+        settings = self.image.model_dump(mode="json", exclude_defaults=True)
+        if self.image.loras:
+            settings["loras"] = {adapters.get(name, name): weight for name, weight in self.image.loras.items()}
         return ImageWork(
             steps=self.steps,
-            settings=self.image.model_dump(mode="json", exclude_defaults=True),
+            settings=settings,
             prompt=prompt or "",
             negative=self.negative_prompt or "",
             input=self.input,
@@ -97,6 +101,7 @@ class ImageFields(BaseModel):
             provenance=self.provenance,
             nsfw_threshold=self.safety.threshold,
             deny=self.safety.deny,
+            adapters=tuple(adapters.values()),
             replay=None if self.replay is None else Replay(**self.replay.model_dump()),
         )
 
@@ -106,10 +111,14 @@ class ImageFields(BaseModel):
         return tuple(name for name in (self.input, self.mask, self.style_image) if name is not None)
 
 
-def refuse_image_fields(fields: ImageFields, kind: str) -> None:
-    """Raise ValueError where a job of another kind sets a field that is for images."""
+def refuse_image_fields(fields: ImageFields, kind: str, *, shared: Collection[str] = ()) -> None:
+    """Raise ValueError where a job of another kind sets a field that is for images, but for those that both have."""
     for name in ImageFields.model_fields:
-        if name in fields.model_fields_set and getattr(fields, name) != ImageFields.model_fields[name].default:
+        if (
+            name not in shared
+            and name in fields.model_fields_set
+            and getattr(fields, name) != ImageFields.model_fields[name].default
+        ):
             raise ValueError(f"{name} is for images, and the job is of kind {kind}; set kind: image")
 
 

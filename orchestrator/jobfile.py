@@ -39,9 +39,7 @@ def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
         spec = parse_job(data)
     except SpecError as error:
         raise _located(error, found, overridden) from error
-    if spec.data is not None and spec.data.folder is not None and "://" not in spec.data.folder:
-        return spec.with_source_file(str(file.parent / Path(spec.data.folder).expanduser()))
-    source = spec.source.file
+    source = spec.input_file
     if source is None and spec.source.items is not None and spec.input_fields:
         items = [with_absolute_paths(spec, row, file.absolute().parent) for row in spec.source.items]
         return spec.model_copy(update={"source": spec.source.model_copy(update={"items": items})})

@@ -7,7 +7,7 @@ are asked which versions there are: a listing may not show yet what was just mad
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from sqlalchemy import Engine, Select, select
@@ -40,12 +40,41 @@ class TrainedModels:
         self._store = store
 
     def find(self, asked: str) -> TrainedModel:
-        """The model `NAME@VERSION`, or the newest version of `NAME`.
+        """The model `NAME@VERSION`, or the newest version of `NAME`: one that makes images by itself.
 
         Raises:
-            UnknownModelError: there is none.
+            UnknownModelError: there is none, or it is an adapter.
             StoreError: the store cannot be reached.
         """
+        found = self._look_up(asked)
+        if found is not None and found.base is not None:
+            where = "adapter" if found.is_text else "image.loras"
+            raise UnknownModelError(f"{asked!r} is an adapter of {found.base!r}; name it under {where}", "wrong_kind")
+        if found is not None:
+            return found
+        near, trained = self._others(asked, IMAGE_MODELS)
+        raise UnknownModelError(
+            f"there is no image model {asked!r}{near}{trained}. A model is one of "
+            f"{', '.join(sorted(IMAGE_MODELS))}, one that a job of kind train has made, a local folder "
+            "(/path, ./path) or a hub id (org/name)"
+        )
+
+    def find_adapter(self, asked: str) -> TrainedModel:
+        """The adapter `NAME@VERSION`, or the newest version of `NAME`.
+
+        Raises:
+            UnknownModelError: there is none, or it is a model.
+            StoreError: the store cannot be reached.
+        """
+        found = self._look_up(asked)
+        if found is not None and found.base is None:
+            raise UnknownModelError(f"{asked!r} is a model, not an adapter", "wrong_kind")
+        if found is not None:
+            return found
+        near, trained = self._others(asked, ())
+        raise UnknownModelError(f"there is no adapter {asked!r}{near}{trained}", "unknown_adapter")
+
+    def _look_up(self, asked: str) -> TrainedModel | None:
         name, _, version = asked.partition("@")
         known = TRAINED_NAME.fullmatch(name) is not None
         if version and known and VERSION.fullmatch(version) is not None:
@@ -61,14 +90,13 @@ class TrainedModels:
             raise UnknownModelError(
                 f"the model {name!r} has no version {version!r}; its newest is {name}@{versions[0]}", "unknown_version"
             )
+        return None
+
+    def _others(self, asked: str, brought_along: Iterable[str]) -> tuple[str, str]:
+        """The ends of a message about a name that is not there: names that are near it, or else what was trained."""
         names = {listed for listed, _ in listed_versions(self._store)}
-        near = nearest_names(name, (*IMAGE_MODELS, *sorted(names)))
-        trained = f"; trained here are {', '.join(sorted(names)[:12])}" if names and not near else ""
-        raise UnknownModelError(
-            f"there is no image model {asked!r}{near}{trained}. A model is one of "
-            f"{', '.join(sorted(IMAGE_MODELS))}, one that a job of kind train has made, a local folder "
-            "(/path, ./path) or a hub id (org/name)"
-        )
+        near = nearest_names(asked.partition("@")[0], (*brought_along, *sorted(names)))
+        return near, f"; trained here are {', '.join(sorted(names)[:12])}" if names and not near else ""
 
     def versions(self, name: str) -> Sequence[str]:
         """The versions of a name, the newest first."""

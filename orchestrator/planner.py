@@ -23,10 +23,11 @@ from orchestrator.claims import NewShard, Waiting
 from orchestrator.finalize import staged_prefix
 from orchestrator.jobs import Jobs, UnknownJobError
 from orchestrator.model_catalog import TrainedModels
-from orchestrator.planning import PlannedShard, PlanSummary, Staging, plan
+from orchestrator.planning import PlannedShard, PlanSummary, Staging, plan, training_rows
 from orchestrator.source_files import open_source
-from orchestrator.spec import JobSpec, may_be_trained
+from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError
+from orchestrator.static_checks import adapter_versions, may_be_trained
 from orchestrator.training_source import pin_data
 from orchestrator.views import JobError
 from workers.store import ObjectStore, StoreError, delete_prefix
@@ -163,13 +164,17 @@ class Planner:
         size = speeds.prepare(self._engine, job_id, spec)
         etag = pin_data(spec, self._store)
         model = self._pinned_model(spec)
+        adapters = adapter_versions(spec, TrainedModels(self._engine, self._store).find_adapter)
+        rows = training_rows(spec, self._store, staging)
         source = open_source(spec, self._store)
         summary: PlanSummary = plan(spec, source, staging, on_shards=take, items_per_shard=size)
         finished = claims.finish(
             self._engine,
             job_id,
             self._owner,
-            work=msgspec.json.encode(spec.work(summary.custom_id, model=model, etag=etag)).decode(),
+            work=msgspec.json.encode(
+                spec.work(summary.custom_id, model=model, etag=etag, rows=rows, adapters=adapters)
+            ).decode(),
             items=summary.items,
             shard_count=summary.shards,
             last=waiting,

@@ -27,26 +27,32 @@ from orchestrator.source_files import (
     Staging,
     check_start,
     open_local,
+    open_source,
     pinned,
     put_checked,
     stage,
 )
-from orchestrator.spec import JobSpec, compile_templates
+from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError
-from workers.contracts import ByteRange, CountRange, Row, RowGroupRange
+from orchestrator.static_checks import compile_templates
+from workers.contracts import ByteRange, CountRange, Row, RowGroupRange, SourceRange
 from workers.sources import RangedFile, open_parquet, parquet_columns
-from workers.store import StoreError
+from workers.store import ObjectStore, StoreError
 from workers.store_folder import FolderStore
 
-__all__ = ["PlanSummary", "PlannedShard", "Staging", "default_shard_size", "plan", "plan_here"]
+__all__ = ["PlanSummary", "PlannedShard", "Staging", "default_shard_size", "plan", "plan_here", "training_rows"]
 
 TEXT_SHARD = 32
 ECHO_SHARD = 5000
 IMAGE_SHARD = 32
 """Images of a shard: some batches of most engines."""
+AUDIO_SHARD = 64
+"""Texts of a shard: some sentences each, spoken many times as fast as one listens."""
 SHARD_BATCH = 500
 """Shards that are handed over at once."""
 MAX_ITEMS = 1_000_000_000
+MAX_TRAINING_ROWS = 1_000_000
+"""A training has its rows in memory."""
 MAX_SHARDS = 5_000_000
 MAX_GROUP_BYTES = 8 << 20
 """Uncompressed bytes of a Parquet row group that a shard may read for its rows' sake."""
@@ -76,6 +82,8 @@ def default_shard_size(spec: JobSpec) -> int:
     """Items of a full shard, where nothing is known of the model's speed."""
     if spec.kind == "image":
         return max(1, IMAGE_SHARD // spec.n)
+    if spec.kind == "audio":
+        return AUDIO_SHARD
     return ECHO_SHARD if spec.model == "echo" else TEXT_SHARD
 
 
@@ -117,6 +125,39 @@ def plan(
         if batch:
             on_shards(batch)
         return run.summary(shards)
+
+
+def training_rows(spec: JobSpec, own: ObjectStore, staging: Staging) -> tuple[SourceRange, ...]:
+    """Where the rows are that a job trains on, once each has been checked; of a job that trains on none, nothing.
+
+    Raises:
+        SpecError: as `plan`.
+        StoreError: the store failed.
+    """
+    rows = spec.over_rows()
+    if rows is spec:
+        return ()
+    ranges: list[SourceRange] = []
+    try:
+        summary = plan(
+            rows,
+            open_source(rows, own),
+            staging,
+            on_shards=lambda shards: ranges.extend(shard.source for shard in shards),
+            items_per_shard=MAX_TRAINING_ROWS,
+            samples=0,
+        )
+    except SpecError as error:
+        raise _of_training(error) from error
+    if summary.rows > MAX_TRAINING_ROWS:
+        message = f"holds {summary.rows:,} rows; a training takes {MAX_TRAINING_ROWS:,} at most"
+        raise SpecError(message, file=spec.input_file, param="data.file", code="invalid_source")
+    return tuple(ranges)
+
+
+def _of_training(error: SpecError) -> SpecError:
+    param = "data.file" if error.param == "source.file" else error.param
+    return SpecError(error.message, param=param, line=error.line, file=error.file, code=error.code)
 
 
 def plan_here(spec: JobSpec, *, items_per_shard: int | None = None, samples: int = 3) -> PlanSummary:

@@ -12,7 +12,7 @@ from models.spec import ItemError
 from orchestrator import database
 from orchestrator.dispatch import UpstreamParts
 from orchestrator.image_spec import METADATA, ReplayOf
-from orchestrator.job_images import ImageRecord, UnknownImageError, read_record
+from orchestrator.job_files import FilesRecord, UnknownFileError, read_record
 from orchestrator.jobs import ConflictError, Jobs
 from orchestrator.results import shards_from
 from orchestrator.spec import JobSpec, Source
@@ -31,7 +31,7 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
 
     Raises:
         UnknownJobError: there is no such job.
-        UnknownImageError: it has no such image.
+        UnknownFileError: it has no such image.
         ConflictError: it is no image job, or what the item was made from is gone.
     """
     spec = jobs.spec(job_id)
@@ -39,12 +39,12 @@ def replay_spec(store: ObjectStore, jobs: Jobs, job_id: str, index: int, image: 
         raise ConflictError(f"job {job_id} is of kind {spec.kind}; only images can be replayed")
     record = read_record(store, jobs, job_id, index)
     if record is None:
-        raise UnknownImageError(f"job {job_id} has no record of an item {index}", "index")
+        raise UnknownFileError(f"job {job_id} has no record of an item {index}", "index")
     if not record.images:
         why = record.error.get("message", "")
-        raise UnknownImageError(f"item {index} has no image: it is {record.status}{f': {why}' if why else ''}", "index")
+        raise UnknownFileError(f"item {index} has no image: it is {record.status}{f': {why}' if why else ''}", "index")
     if image >= len(record.images):
-        raise UnknownImageError(f"item {index} has {len(record.images)} images; count them from 0", "image")
+        raise UnknownFileError(f"item {index} has {len(record.images)} images; count them from 0", "image")
     made = record.images[image]
     return spec.model_copy(
         update={
@@ -72,7 +72,7 @@ def _model(jobs: Jobs, job_id: str) -> str:
     return _works.decode(text).model
 
 
-def _settings(record: ImageRecord) -> ImageSettings | None:
+def _settings(record: FilesRecord) -> ImageSettings | None:
     """What the images of an item were made with: the engine may choose otherwise by now."""
     return ImageSettings.model_validate(record.settings) if record.steps else None
 
@@ -85,7 +85,7 @@ def _row(store: ObjectStore, jobs: Jobs, job_id: str, index: int) -> Row:
         work = _works.decode(job.work or "")
         parts = UpstreamParts(connection, job.flow, work.upstream).of(index, 1)
     if shard is None:
-        raise UnknownImageError(f"job {job_id} has no item {index}", "index")
+        raise UnknownFileError(f"job {job_id} has no item {index}", "index")
     try:
         rows = item_rows(shard.source, work, store, first=shard.first, count=shard.items, skip=shard.skip)
         row: Row = list(rows)[index - shard.first]

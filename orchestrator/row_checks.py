@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 from models.spec import MAX_TOKENS_LIMIT, Message
 from orchestrator.row_blocks import Block, Glance
-from orchestrator.spec import JobSpec, template_param
+from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError, choices, nearest
+from orchestrator.static_checks import template_param
 from orchestrator.uniqueness import Uniqueness
 from workers.contracts import Row
 from workers.prompts import PromptError, PromptTemplate

@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from datetime import datetime
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
-from models.catalog import MODELS, check_model
-from models.errors import ModelError
-from models.image_catalog import IMAGE_MODELS, check_image_model, uses_model
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
-from models.training_run import TRAINED_NAME, VERSION
-from orchestrator.deadlines import resolve_deadline
+from orchestrator.audio_spec import AudioFields, refuse_audio_fields
 from orchestrator.flow_spec import check_flow, with_sources
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
 from orchestrator.train_spec import ROW, TrainFields, check_training
 from orchestrator.validation import explain, json_type
-from workers.contracts import Row, Work
-from workers.prompts import PromptError, PromptTemplate
-from workers.schemas import SchemaError, check_schema
-
-__all__ = [
-    "JobSpec",
-    "MessageTemplate",
-    "Source",
-    "SpecError",
-    "check_static",
-    "parse_job",
-    "resolve_deadline",
-]
+from workers.contracts import Row, SourceRange, Work
 
 MAX_COUNT = 1_000_000_000
 MAX_GRID = 100_000
 """Items that one row may make."""
 MAX_SEED = (1 << 63) - 1
 Text = Annotated[str, Field(min_length=1)]
-FindTrained: TypeAlias = Callable[[str], object]
-"""Raises UnknownModelError where there is no trained model of a name."""
 
 
 class MessageTemplate(BaseModel):
@@ -102,13 +83,13 @@ class Source(BaseModel):
         return math.prod(len(values) for values in (self.grid or {}).values())
 
 
-class JobSpec(ImageFields, TrainFields):
+class JobSpec(ImageFields, AudioFields, TrainFields):
     """A job as its client wrote it, checked for everything that can be seen without its rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "untitled"
-    kind: Literal["text", "image", "train", "echo", "flow"] = "text"
+    kind: Literal["text", "image", "audio", "train", "echo", "flow"] = "text"
     model: Text = ""
     engine: Literal["auto", "vllm", "transformers", "echo"] = "auto"
     source: Source
@@ -133,6 +114,8 @@ class JobSpec(ImageFields, TrainFields):
     """Fields of the row that a record repeats as `input`; by default the grid's."""
     max_tokens_field: Text | None = None
     """The field of a row that bounds that row's outputs, in place of `sampling.max_tokens`."""
+    adapter: Text | None = None
+    """Of text: a LoRA adapter of the model, `NAME` or `NAME@VERSION` of one that was trained, or a folder."""
     options: EchoOptions | None = None
     nodes: dict[str, JobSpec] | None = None
     """Of a flow: its jobs by name. As they stand here their source is none; `flow_spec.node_specs` gives them all."""
@@ -165,13 +148,10 @@ class JobSpec(ImageFields, TrainFields):
             raise ValueError(f"model is missing; {what}{'' if self.kind == 'train' else ' `nightmill models` lists'}")
         if self.kind != "train":
             self._refuse_training()
-        if self.kind == "image":
-            self._check_image_job()
-        elif self.kind == "train":
-            self._check_training_job()
-        else:
-            refuse_image_fields(self, self.kind)
-            self._check_text_job()
+        if self.kind != "audio":
+            refuse_audio_fields(self, self.kind)
+        of_kind = {"image": self._check_image_job, "train": self._check_training_job, "audio": self._check_audio_job}
+        of_kind.get(self.kind, self._check_text_job)()
         if self.options is not None and self.model != "echo":
             raise ValueError("options are for the model 'echo' alone")
         return self
@@ -182,13 +162,20 @@ class JobSpec(ImageFields, TrainFields):
                 raise ValueError(f"{name} is for training, and the job is of kind {self.kind}; set kind: train")
 
     def _check_image_job(self) -> None:
-        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
+        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine", "adapter")
         check_images(self, prompt=self.prompt)
+
+    def _check_audio_job(self) -> None:
+        refuse_image_fields(self, self.kind, shared=("provenance",))
+        self._refuse("messages", "system", "sampling", "output_schema", "max_tokens_field", "engine", "adapter")
+        self._refuse("n", what="for text and images; a voice speaks a text in one way")
+        if self.prompt is None:
+            raise ValueError("the job has no prompt; it is what is spoken")
 
     def _check_training_job(self) -> None:
         refuse_image_fields(self, self.kind)
         self._refuse("prompt", "messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
-        self._refuse("n", "keep", "options", what="for jobs with rows")
+        self._refuse("n", "keep", "options", "adapter", what="for jobs with rows")
         if self.source != Source(**ROW):
             raise ValueError("source is for jobs with rows; a training job has data")
         check_training(self, model=self.model, seed=self.seed)
@@ -200,6 +187,9 @@ class JobSpec(ImageFields, TrainFields):
                 raise ValueError(f"{shown} is {what}, and the job is of kind {self.kind}")
 
     def _check_text_job(self) -> None:
+        refuse_image_fields(self, self.kind)
+        if self.adapter is not None and self.model == "echo":
+            raise ValueError("adapter: the model 'echo' takes none")
         if self.kind == "echo" and self.model != "echo":
             raise ValueError(f"model is {self.model!r}, but a job of kind echo runs the model 'echo'; set kind: text")
         if (self.prompt is None) == (self.messages is None):
@@ -218,9 +208,13 @@ class JobSpec(ImageFields, TrainFields):
 
     @property
     def templates(self) -> tuple[Message, ...]:
-        """The messages of an item, as templates; of an image, prompt and negative prompt, as far as given."""
+        """The messages of an item, as templates; of an image or speech, its prompts, as far as given."""
+        if self.data is not None:
+            return self.data.templates if self.source.file is not None else ()
         if self.kind in {"train", "flow"}:
             return ()
+        if self.kind == "audio":
+            return (Message("user", self.prompt or ""),)
         if self.kind == "image":
             return tuple(Message("user", text) for text in (self.prompt, self.negative_prompt) if text is not None)
         own = self.messages or (MessageTemplate(role="user", content=self.prompt or ""),)
@@ -240,15 +234,34 @@ class JobSpec(ImageFields, TrainFields):
         """Fields of a row that its record repeats."""
         return tuple(self.source.grid or ()) if self.keep is None else self.keep
 
-    def work(self, custom_id: str | None, *, model: str | None = None, etag: str | None = None) -> Work:
+    def over_rows(self) -> JobSpec:
+        """A training on rows as a job over these rows, for planning to read and check them; any other job as it is."""
+        data = self.data
+        if data is None or data.file is None:
+            return self
+        source = Source(file=data.file, format=data.format, delimiter=data.delimiter)
+        return self.model_copy(update={"source": source})
+
+    def work(
+        self,
+        custom_id: str | None,
+        *,
+        model: str | None = None,
+        etag: str | None = None,
+        rows: tuple[SourceRange, ...] = (),
+        adapters: Mapping[str, str] | None = None,
+    ) -> Work:
         """What every shard of the job has in common.
 
         Args:
             custom_id: The field that holds the rows' ids, as planning found it.
             model: In place of the job's: the version of a trained model that it came to.
             etag: The version of a training's archive.
+            rows: Where a training's rows are.
+            adapters: By the job's names of adapters that were trained, `NAME@VERSION` of each.
         """
-        textless = self.kind in {"image", "train"}
+        adapters = adapters or {}
+        textless = self.kind in {"image", "audio", "train"}
         return Work(
             model=model or self.model,
             engine=self.engine,
@@ -262,25 +275,30 @@ class JobSpec(ImageFields, TrainFields):
             max_tokens_field=self.max_tokens_field,
             keep=self.kept,
             options=None if self.options is None else self.options.model_dump(mode="json"),
-            image=self.image_work(self.prompt) if self.kind == "image" else None,
-            train=self.train_work(self.seed, etag) if self.kind == "train" else None,
+            image=self.image_work(self.prompt, adapters) if self.kind == "image" else None,
+            audio=self.audio_work(self.prompt, provenance=self.provenance) if self.kind == "audio" else None,
+            train=self.train_work(self.seed, etag, rows) if self.kind == "train" else None,
+            adapter=None if self.adapter is None else adapters.get(self.adapter, self.adapter),
             upstream=tuple(self.upstream or ()),
         )
 
     @property
     def input_file(self) -> str | None:
         """What the job reads: its source's file, or the folder of a training's images; None where it reads nothing."""
-        return self.source.file if self.data is None else self.data.folder
+        return self.source.file if self.data is None else self.data.folder or self.data.file
 
     @property
     def input_param(self) -> str:
         """The field that names it."""
-        return "source.file" if self.data is None else "data.folder"
+        if self.data is None:
+            return "source.file"
+        return "data.folder" if self.data.file is None else "data.file"
 
     def with_source_file(self, file: str) -> JobSpec:
         """The same job, reading another file: the uploaded copy of a local one, say."""
         if self.data is not None:
-            return self.model_copy(update={"data": self.data.model_copy(update={"folder": file})})
+            field = "folder" if self.data.file is None else "file"
+            return self.model_copy(update={"data": self.data.model_copy(update={field: file})})
         return self.model_copy(update={"source": self.source.model_copy(update={"file": file})})
 
     def to_json(self) -> dict[str, Any]:  # any JSON
@@ -301,103 +319,3 @@ def parse_job(data: object) -> JobSpec:
         return JobSpec.model_validate(data)
     except ValidationError as error:
         raise explain(error, JobSpec) from error
-
-
-def check_static(
-    spec: JobSpec, now: datetime, *, allow_faults: bool = False, find_trained: FindTrained | None = None
-) -> None:
-    """Check all that can be told without reading the source.
-
-    Templates compile, the model is known, the schema can be enforced, the deadline is ahead, and the echo model's
-    faults are allowed here.
-
-    Args:
-        spec: The job.
-        now: Its submission.
-        allow_faults: Whether the echo model may be told to fail.
-        find_trained: Looks for a model that was trained; without it one that may be is left for later.
-
-    Raises:
-        SpecError: one of them does not hold.
-    """
-    if spec.options is not None and not allow_faults:
-        raise SpecError(
-            "options: the echo model's faults are switched off; set NIGHTMILL_ALLOW_FAULTS=1 where tests run",
-            param="options",
-        )
-    if spec.replay is not None:
-        raise SpecError("replay is for the service itself; use `nightmill replay JOB INDEX`", param="replay")
-    if spec.upstream is not None:
-        raise SpecError("upstream is for the service itself; write a flow: kind: flow, with nodes", param="upstream")
-    for name, node in (spec.nodes or {}).items():
-        _check_node(name, node, now, allow_faults=allow_faults, find_trained=find_trained)
-    _check_model(spec, find_trained)
-    compile_templates(spec)
-    if spec.output_schema is not None:
-        try:
-            check_schema(spec.output_schema)
-        except SchemaError as error:
-            raise SpecError(f"schema: {error}", param="schema") from error
-    if spec.deadline is not None:
-        resolve_deadline(spec.deadline, now)
-
-
-def _check_node(
-    name: str, node: JobSpec, now: datetime, *, allow_faults: bool, find_trained: FindTrained | None
-) -> None:
-    try:
-        check_static(node, now, allow_faults=allow_faults, find_trained=find_trained)
-    except SpecError as error:
-        raise error.within(f"nodes.{name}") from error
-
-
-def _check_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
-    try:
-        if spec.kind in {"train", "flow"}:
-            return  # its model is yet to be, or its nodes have theirs
-        if may_be_trained(spec):
-            if find_trained is not None:
-                find_trained(spec.model)
-        elif spec.kind == "image":
-            check_image_model(spec.model, spec.steps)
-        elif spec.model in IMAGE_MODELS and spec.model != "echo":
-            raise SpecError(f"model: {spec.model!r} makes images; set kind: image", param="model", code="wrong_kind")
-        else:
-            check_model(spec.model, spec.engine)
-    except ModelError as error:
-        raise SpecError(f"model: {error.message}", param="model", code=error.code) from error
-
-
-def may_be_trained(spec: JobSpec) -> bool:
-    """Whether an image job's model is none that Nightmill brings along, and has a name that a trained one may have."""
-    name, _, version = spec.model.partition("@")
-    if spec.kind != "image" or not uses_model(spec.steps) or name in IMAGE_MODELS or name in MODELS:
-        return False
-    return TRAINED_NAME.fullmatch(name) is not None and (not version or VERSION.fullmatch(version) is not None)
-
-
-def compile_templates(spec: JobSpec) -> PromptTemplate:
-    """The job's templates, compiled.
-
-    Raises:
-        SpecError: a template has a syntax error or asks for something that templates cannot do.
-    """
-    for index, message in enumerate(spec.templates):
-        try:
-            PromptTemplate((message,))
-        except PromptError as error:
-            param = template_param(spec, index)
-            place = f", line {error.line} of the template" if error.line else ""
-            raise SpecError(f"{param}{place}: {error.message}", param=param) from error
-    return PromptTemplate(spec.templates)
-
-
-def template_param(spec: JobSpec, index: int) -> str:
-    """Which field of the job the template `index` came from."""
-    if spec.kind == "image":
-        return "prompt" if index == 0 and spec.prompt is not None else "negative_prompt"
-    if spec.system is not None:
-        if index == 0:
-            return "system"
-        index -= 1
-    return "prompt" if spec.messages is None else f"messages[{index}].content"

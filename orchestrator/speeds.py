@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, Row, Select, delete, insert, select, 
 from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator import database
+from orchestrator.audio_spec import shape_of as audio_shape
 from orchestrator.image_spec import shape_of as image_shape
 from orchestrator.lifecycle import ShardStatus
 from orchestrator.spec import JobSpec
@@ -76,6 +77,8 @@ def shape_of(spec: JobSpec) -> str:
     """What kind of work a job's items are: jobs of one model and shape are taken to be equally fast."""
     if spec.kind == "image":
         return image_shape(spec, spec.n)
+    if spec.kind == "audio":
+        return audio_shape(spec)
     if spec.kind == "train":
         return training_shape(spec)
     tokens = 1 << (spec.sampling.max_tokens - 1).bit_length()
@@ -84,6 +87,8 @@ def shape_of(spec: JobSpec) -> str:
         shape += " at most"
     if spec.output_schema is not None:
         shape += ", schema"
+    if spec.adapter is not None:
+        shape += ", adapter"
     if spec.options is not None:
         shape += f", delay {spec.options.delay_ms:g}"
     return shape

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from models.catalog import MODELS
-from models.image_catalog import IMAGE_MODELS, STEP_ENGINES
+from models.catalog import MODELS, check_model
+from models.errors import UnknownModelError
+from models.image_catalog import IMAGE_MODELS, STEP_ENGINES, takes_adapters
+from models.spec import Message
 from models.training.settings import CAPTION_FILES, TEXT_FAMILIES, Augmentation, FamilyName, TrainingSettings
 from models.training_run import TRAINED_NAME, Dataset
 from orchestrator.deadlines import time_span
-from workers.contracts import TrainWork
+from workers.contracts import SourceRange, TrainWork, TuneWork
 from workers.store import UPLOAD_SCHEME
 
 Text = Annotated[str, Field(min_length=1)]
@@ -24,11 +27,29 @@ MAX_STEPS = 100_000_000
 MAX_TRAINING_SEED = (1 << 31) - 1
 ROW: dict[str, Any] = {"count": 1}
 """The source of every training job: its one item has no row."""
-_DEFAULTS = TrainingSettings(family="diffusion")
+_DEFAULTS: Final = {
+    "steps": 5000,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "average": 0.999,
+    "log_every": 50,
+    "sample_every": 500,
+    "checkpoint_every": 250,
+}
+LORA_DEFAULTS: Final = {
+    "steps": 300,
+    "batch_size": 8,
+    "learning_rate": 5e-4,
+    "average": 0.0,
+    "log_every": 10,
+    "sample_every": 100,
+    "checkpoint_every": 50,
+}
+"""A family's settings where a job gives none: an adapter learns from less, in fewer steps."""
 
 
 class TrainData(BaseModel):
-    """The images that a model is trained on."""
+    """What a model is trained on: images, or rows for the adapter of a text model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +60,16 @@ class TrainData(BaseModel):
     in it has them (captions.jsonl or metadata.jsonl)."""
     dataset: Dataset | None = None
     """Images that the workers have installed."""
+    file: Text | None = None
+    """Rows, as `source.file` of other jobs."""
+    format: Literal["csv", "jsonl", "parquet"] | None = None
+    delimiter: str | None = None
+    prompt: Text | None = None
+    """A template over the row: the user's message."""
+    system: Text | None = None
+    """A template, too: the message before it."""
+    completion: Text | None = None
+    """A template, too: what the model is to answer."""
     width: Side | None = None
     height: Side | None = None
     """Pixels that images are fitted to; by default 32 each, 64 for a family that learns from captions."""
@@ -50,9 +81,18 @@ class TrainData(BaseModel):
     """What is done to an image at random each time that it is learned from."""
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if (self.folder is None) == (self.dataset is None):
-            raise ValueError("needs one of folder and dataset")
+    def _one_of_three(self) -> Self:
+        given = [name for name in ("folder", "dataset", "file") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("needs one of folder and dataset, or for text file")
+        for name in ("prompt", "completion"):
+            if (self.file is None) != (getattr(self, name) is None):
+                missing = f"{name} is missing: a template over the row of {self.file}"
+                raise ValueError(missing if self.file is not None else f"{name} is for rows, and there is no file")
+        of_images, of_rows = ("width", "height", "colour", "augment"), ("system", "format", "delimiter")
+        for name in of_images if self.file is not None else of_rows:
+            if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for {'images' if self.file is not None else 'rows'}, and these are none")
         if (self.width is None) != (self.height is None):
             raise ValueError("gives one of width and height; give both or neither")
         if self.dataset is not None:
@@ -61,6 +101,19 @@ class TrainData(BaseModel):
                     raise ValueError(f"{name} is for a folder; the dataset {self.dataset} has its own")
         return self
 
+    @property
+    def templates(self) -> tuple[Message, ...]:
+        """Of rows: the messages that the model reads and, last, what it is to answer; of images none."""
+        if self.prompt is None or self.completion is None:
+            return ()
+        system = () if self.system is None else (Message("system", self.system),)
+        return (*system, Message("user", self.prompt), Message("assistant", self.completion))
+
+    def template_field(self, index: int) -> str:
+        """The field that template `index` came from."""
+        names = ["system"] * (self.system is not None) + ["prompt", "completion"]
+        return f"data.{names[index]}"
+
 
 class TrainingFields(BaseModel):
     """How a model is trained."""
@@ -68,22 +121,25 @@ class TrainingFields(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: FamilyName
+    base: Text | None = None
+    """Of the family `lora`: the model that is tuned, a name, a folder or a hub id."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """The family's own, such as the widths of its layers."""
-    steps: Annotated[int, Field(ge=1, le=MAX_STEPS, strict=True)] = _DEFAULTS.steps
+    steps: Annotated[int | None, Field(ge=1, le=MAX_STEPS, strict=True)] = None
+    """Of this and what else is None, the family's default is taken."""
     budget: str | None = None
     """A span of time, such as 30m: the training ends after it, whatever steps are left."""
-    batch_size: Annotated[int, Field(ge=2, le=4096, strict=True)] = 64
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = _DEFAULTS.learning_rate
-    decay: Annotated[float, Field(ge=0, le=1)] = _DEFAULTS.decay
+    batch_size: Annotated[int | None, Field(ge=2, le=4096, strict=True)] = None
+    learning_rate: Annotated[float | None, Field(gt=0, le=1)] = None
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.3
     """The share of the steps, at the end, over which the learning rate falls to a twentieth."""
-    average: Annotated[float, Field(ge=0, lt=1)] = _DEFAULTS.average
+    average: Annotated[float | None, Field(ge=0, lt=1)] = None
     """How much of the running average of the weights stays in each step."""
     bfloat16: bool = False
-    log_every: Annotated[int, Field(ge=1, le=MAX_STEPS, strict=True)] = _DEFAULTS.log_every
+    log_every: Annotated[int | None, Field(ge=1, le=MAX_STEPS, strict=True)] = None
     """Steps from one line of losses to the next."""
-    sample_every: Annotated[int, Field(ge=1, le=MAX_STEPS, strict=True)] = 500
-    checkpoint_every: Annotated[int, Field(ge=1, le=MAX_STEPS, strict=True)] = _DEFAULTS.checkpoint_every
+    sample_every: Annotated[int | None, Field(ge=1, le=MAX_STEPS, strict=True)] = None
+    checkpoint_every: Annotated[int | None, Field(ge=1, le=MAX_STEPS, strict=True)] = None
 
     def settings(self, *, seed: int, augment: Augmentation) -> TrainingSettings:
         """As the engine takes them.
@@ -91,8 +147,9 @@ class TrainingFields(BaseModel):
         Raises:
             ValueError: an option that the family does not have, or of a wrong value; a budget that is no time.
         """
-        given = self.model_dump(exclude={"budget"})
-        given["sample_every"] = _multiple(self.sample_every, self.log_every)
+        defaults = LORA_DEFAULTS if self.family == "lora" else _DEFAULTS
+        given: dict[str, Any] = {**defaults, **self.model_dump(exclude={"budget", "base"}, exclude_none=True)}
+        given["sample_every"] = _multiple(given["sample_every"], given["log_every"])
         minutes = None if self.budget is None else time_span(self.budget).total_seconds() / 60
         try:
             return TrainingSettings(**given, minutes=minutes, seed=seed, augmentation=augment)
@@ -111,25 +168,34 @@ class TrainFields(BaseModel):
     data: TrainData | None = None
     training: TrainingFields | None = None
 
-    def train_work(self, seed: int, etag: str | None = None) -> TrainWork:
-        """The part of the job's work that is about training; `etag` pins an archive in S3."""
+    def train_work(self, seed: int, etag: str | None = None, rows: tuple[SourceRange, ...] = ()) -> TrainWork:
+        """The part of the job's work that is about training.
+
+        Args:
+            seed: The job's.
+            etag: Pins an archive in S3.
+            rows: Where a text model's rows are, as planning found them.
+        """
         data, training = self.data, self.training
         if data is None or training is None:
             raise ValueError("a training job has data and training")
         side = TEXT_SIDE if training.family in TEXT_FAMILIES else DEFAULT_SIDE
         if data.dataset is not None:
             side = FASHION_SIDE
+        elif training.base is not None:
+            side = 0  # the base's own
         settings = training.settings(seed=seed, augment=data.augment)
         return TrainWork(
             settings=settings.model_dump(mode="json"),
             uri=data.folder,
             etag=etag,
             dataset=data.dataset,
-            name=data.dataset or shown_folder(data.folder or ""),
+            name=data.dataset or shown_folder(data.folder or data.file or ""),
             height=data.height or side,
             width=data.width or side,
             grey=data.dataset is not None or data.colour is False,
             license=data.license,
+            tune=None if training.base is None else TuneWork(base=training.base, messages=data.templates, rows=rows),
         )
 
 
@@ -153,16 +219,43 @@ def check_training(fields: TrainFields, *, model: str, seed: int) -> None:
     if seed > MAX_TRAINING_SEED:
         raise ValueError(f"seed: {seed} is too high for a training; at most {MAX_TRAINING_SEED}")
     fields.training.settings(seed=seed, augment=fields.data.augment)
+    _check_base(fields.data, fields.training)
+
+
+def _check_base(data: TrainData, training: TrainingFields) -> None:
+    if training.family != "lora":
+        if training.base is not None:
+            raise ValueError(f"training.base is for the family lora, and this is {training.family}, which has none")
+        if data.file is not None:
+            raise ValueError(f"data.file is for the family lora; {training.family} learns from data.folder")
+        return
+    if training.base is None:
+        raise ValueError("training.base is missing; name the model that the adapter is for")
+    if data.dataset is not None:
+        raise ValueError("data.dataset is not for an adapter; give data.folder, or data.file for text")
+
+
+def check_base(base: str, *, text: bool) -> None:
+    """Raise ModelError where a base is not there, or is none that an adapter can be trained for."""
+    if text:
+        if base in IMAGE_MODELS or (Path(base).expanduser() / "model_index.json").is_file():
+            raise UnknownModelError(f"{base!r} makes images; give data.folder in place of data.file", "wrong_kind")
+        check_model(base)
+        if base == "echo":
+            raise UnknownModelError("the model 'echo' has nothing to tune", "wrong_kind")
+        return
+    if base in MODELS:
+        raise UnknownModelError(f"{base!r} writes text; give data.file in place of data.folder", "wrong_kind")
+    if not takes_adapters(base):
+        raise UnknownModelError(f"{base!r} is no pipeline of diffusers, and no other takes adapters", "wrong_kind")
 
 
 def training_shape(fields: TrainFields) -> str:
     """What kind of work the job's one item is, for its speed."""
     work = fields.train_work(0)
     settings = work.parsed_settings()
-    return (
-        f"{settings.family} of {work.width}x{work.height}, {settings.steps} steps of {settings.batch_size}, "
-        f"{settings.minutes or 0:g} minutes"
-    )
+    what = f"{settings.family} of {work.width}x{work.height}" if work.tune is None else f"lora of {work.tune.base}"
+    return f"{what}, {settings.steps} steps of {settings.batch_size}, {settings.minutes or 0:g} minutes"
 
 
 def shown_folder(folder: str) -> str:

@@ -102,6 +102,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """Grows with every change of status."""
     images: int | None = None
     """Images that were stored, so far; None of a job of another kind."""
+    sounds: int | None = None
+    """Spoken texts that were stored, so far; None of a job of another kind."""
     training: TrainingProgress | None = None
     """Of a job that trains a model: how far it is, or was when it last said so."""
     predicted_finish_at: float | None = None
@@ -169,6 +171,7 @@ def view_job(
         manifest_version=row.manifest_version,
         generation=row.generation,
         images=totals.counts.ok * int(spec.get("n", 1)) if row.kind == "image" else None,
+        sounds=totals.counts.ok if row.kind == "audio" else None,
         training=None if training is None else training.progress,
         predicted_finish_at=_predicted(row, training) if row.status == JobStatus.IN_PROGRESS else None,
         nodes=nodes,

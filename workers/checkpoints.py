@@ -149,7 +149,7 @@ class StoredCheckpoints:
             raise ModelError(
                 FailureKind.MODEL,
                 "source_changed",
-                f"the images are not those that the first {commit.step} steps were made with; a training does not go "
+                f"the data are not those that the first {commit.step} steps were made with; a training does not go "
                 "on with others: submit the job again",
             )
         return SavedState(step=commit.step, seconds=commit.seconds, tensors=content[TENSORS], state=content[STATE])

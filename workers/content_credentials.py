@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from workers.picture_files import CONTENT_TYPES, Provenance, encode_picture
+from workers.picture_files import CONTENT_TYPES, encode_picture
+from workers.provenance import Provenance
 from workers.settings import CredentialFiles
 
 ASSERTION = "dev.nightmill.provenance"

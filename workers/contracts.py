@@ -13,8 +13,11 @@ During an upgrade, processes of two versions work side by side, so both must get
 
 Version 1 is the first. Version 2 adds `skip` and `alone` to ShardTask: who overlooks them reads other rows, or takes
 other shards down with its engine. Version 3 adds `image` to Work: who overlooks it answers with text. Version 4 adds
-`train` to Work, and `training` to ShardReport. Version 5 adds `deny` to Work: who overlooks it makes what is forbidden.
+`train` to Work, and `training` to ShardReport. Version 5 adds `deny` and `audio` to Work: who overlooks them makes what
+is forbidden, or answers with text.
 Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
+Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWork: who overlooks one answers without the
+adapter, or trains something else.
 """
 
 from __future__ import annotations
@@ -23,13 +26,14 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from models.audio import AudioSettings
 from models.errors import FailureKind
 from models.images import ImageFormat, ImageSettings, StepName
 from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 6
+WIRE_VERSION = 7
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -129,11 +133,38 @@ class ImageWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """From this score of the classifier on, an image is not stored; None asks no classifier."""
     deny: tuple[str, ...] = ()
     """Words and phrases that no prompt may hold."""
+    adapters: tuple[str, ...] = ()
+    """Those of the settings' `loras` that were trained here, `NAME@VERSION`: to be fetched from the store."""
     replay: Replay | None = None
 
     def parsed_settings(self) -> ImageSettings:
         """The settings as a checked object."""
         return ImageSettings.model_validate(self.settings)
+
+
+class AudioWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every shard of a speech job has in common, beside what it shares with text."""
+
+    prompt: str
+    """A template, Jinja2 over the row: what is spoken."""
+    settings: dict[str, Any] = {}  # models.audio.AudioSettings as JSON; pydantic checks it again on arrival
+    provenance: bool = True
+    """Whether each file says how it was made."""
+
+    def parsed_settings(self) -> AudioSettings:
+        """The settings as a checked object."""
+        return AudioSettings.model_validate(self.settings)
+
+
+class TuneWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a training job tunes: the adapter of a model that there is."""
+
+    base: str
+    """A model's name, a local folder or a hub id."""
+    messages: tuple[Message, ...] = ()
+    """Of a text model: templates over the row. The last is the completion, which alone is learned."""
+    rows: tuple[SourceRange, ...] = ()
+    """Of a text model: where the rows are, in order."""
 
 
 class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -151,6 +182,8 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     width: int = 28
     grey: bool = False
     license: str = "unknown"
+    tune: TuneWork | None = None
+    """Of the family `lora`."""
 
     def parsed_settings(self) -> TrainingSettings:
         """The settings as a checked object."""
@@ -178,12 +211,16 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     options: dict[str, Any] | None = None  # models.spec.EchoOptions as JSON
     image: ImageWork | None = None
     """Of a job that makes images; `messages`, `sampling` and `schema` then say nothing."""
+    audio: AudioWork | None = None
+    """Of a job that speaks; `messages`, `sampling` and `schema` then say nothing."""
     train: TrainWork | None = None
     """Of a job that trains a model: its one item, which has no row to speak of."""
     deny: tuple[str, ...] = ()
     """Words and phrases that the service lets no prompt of this tenant hold, whatever the job says."""
     upstream: tuple[str, ...] = ()
     """Of a node of a flow: the nodes whose results its items are made from, under their names, like fields of a row."""
+    adapter: str | None = None
+    """Of a text job: `NAME@VERSION`, or a local folder."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -329,15 +366,23 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
         return 1 if message.training is None else 4
     if not isinstance(message, ShardTask):
         return 1
-    if message.work.upstream:
+    work = message.work
+    if _names_adapters(work):
+        return 7
+    if work.upstream:
         return 6
-    if message.work.deny:
+    if work.deny or work.audio is not None:
         return 5
-    if message.work.train is not None:
+    if work.train is not None:
         return 4
-    if message.work.image is not None:
+    if work.image is not None:
         return 3
     return 2 if message.skip or message.alone else 1
+
+
+def _names_adapters(work: Work) -> bool:
+    trains = work.train is not None and work.train.tune is not None
+    return trains or work.adapter is not None or (work.image is not None and bool(work.image.adapters))
 
 
 def encode(message: ShardTask | ShardReport | Directive) -> str:
@@ -381,6 +426,16 @@ def images_prefix(job: str) -> str:
     return f"jobs/{job}/images/"
 
 
+def audio_folder(job: str, shard: int, token: int, execution: str) -> str:
+    """Where an execution leaves its sounds: its own alone, as `images_folder`."""
+    return f"{audio_prefix(job)}{shard:06d}-{token:04d}-{execution}/"
+
+
+def audio_prefix(job: str) -> str:
+    """Where all sounds of a job lie."""
+    return f"jobs/{job}/audio/"
+
+
 def checkpoints_prefix(job: str) -> str:
     """Where the checkpoints of a training job lie."""
     return f"jobs/{job}/checkpoints/"
@@ -396,8 +451,8 @@ def events_prefix(job: str) -> str:
     return f"jobs/{job}/training/events/"
 
 
-def image_name(index: int, k: int | None, suffix: str) -> str:
-    """The name of an image's file; `k` says which of its item's it is, where that has several."""
+def item_file_name(index: int, k: int | None, suffix: str) -> str:
+    """The name of an image's or a sound's file; `k` says which of its item's it is, where that has several."""
     return f"{index}{'' if k is None else f'-{k}'}.{suffix}"
 
 

@@ -1,18 +1,18 @@
-"""Which engine a shard's work needs, and how it is opened: text, images and training in one place."""
+"""Which engine a shard's work needs, and how it is opened: text, images, speech and training in one place."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TypeAlias
 
-from models import catalog, image_catalog, training_run
-from models.backend import Backend, ImageBackend
+from models import audio_catalog, catalog, image_catalog, training_run
+from models.backend import AudioBackend, Backend, ImageBackend
 from models.training_run import TRAINING_ENGINE, TrainingBackend
 from workers.contracts import Work
 from workers.store import ObjectStore
 from workers.trained_models import fetch_model
 
-AnyBackend: TypeAlias = Backend | ImageBackend | TrainingBackend
+AnyBackend: TypeAlias = Backend | ImageBackend | AudioBackend | TrainingBackend
 
 
 def engine_of(work: Work) -> str:
@@ -22,17 +22,21 @@ def engine_of(work: Work) -> str:
         ModelError: no engine that is installed here can do it.
     """
     if work.train is not None:
-        training_run.check_training_engine()
+        training_run.check_training_engine(tuning=work.train.tune is not None)
         return TRAINING_ENGINE
     if work.image is not None:
         return image_catalog.engine_key(work.model, work.image.steps)
-    return catalog.choose_engine(work.model, work.engine)
+    if work.audio is not None:
+        return audio_catalog.engine_key(work.model)
+    return catalog.engine_key(work.model, work.engine, adapters=work.adapter is not None)
 
 
 def needs_place(model: str, engine: str) -> bool:
     """Whether a model on an engine takes a place on a machine: a GPU, or the cores of a host without one."""
     if engine == TRAINING_ENGINE:
         return True
+    if audio_catalog.is_audio_key(engine):
+        return audio_catalog.needs_place(model)
     steps = image_catalog.steps_of(engine)
     return catalog.needs_place(model) if steps is None else image_catalog.needs_place(model, steps)
 
@@ -46,6 +50,8 @@ def open_engine(model: str, engine: str, cache_dir: Path, store: ObjectStore) ->
     """
     if engine == TRAINING_ENGINE:
         return training_run.open_training_backend()
+    if audio_catalog.is_audio_key(engine):
+        return audio_catalog.open_audio_backend(model)
     steps = image_catalog.steps_of(engine)
     if steps is None:
         return catalog.open_backend(model, engine=engine, cache_dir=cache_dir)

@@ -1,7 +1,8 @@
 """Run one shard: read its rows, render, generate, and leave one immutable part. Plain asyncio: no Celery, no Ray.
 
 What is common to all kinds of jobs is here: the right to the shard, reading, the part, what is kept when all this is
-interrupted. How requests become records is `text_items` and `image_items`; how a model is trained, `training_shard`.
+interrupted. How requests become records is `text_items`, `image_items` and `audio_items`; how a model is trained,
+`training_shard`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -17,9 +19,12 @@ from typing import Literal, TypeVar, cast
 
 import msgspec
 
-from models.backend import Backend, ImageBackend
+from models.backend import AudioBackend, Backend, ImageBackend
 from models.spec import ModelInfo, Usage
 from models.training_run import TrainingBackend
+from workers.adapters import find_adapters
+from workers.audio_items import AudioItems
+from workers.audio_shard import AudioShard
 from workers.contracts import (
     Counts,
     Failure,
@@ -27,10 +32,12 @@ from workers.contracts import (
     ShardTask,
     Timings,
     TrainWork,
+    audio_folder,
     images_folder,
     part_key,
     partial_key,
 )
+from workers.engines import AnyBackend
 from workers.image_items import ImageItems
 from workers.image_shard import ImageShard, OpenCredentials
 from workers.records import BrokenPartError, describe_part, earlier_records, read_part
@@ -92,7 +99,7 @@ class Execution:
         between: A random number between two; it spreads the pauses of workers whose store went away together.
         screen: Looks at images for those jobs that ask for it.
         credentials: Opens what images are signed with, where they are.
-        cache_dir: Where a training unpacks its images.
+        cache_dir: Where a training unpacks its images, and adapters are kept.
     """
 
     def __init__(
@@ -111,7 +118,6 @@ class Execution:
         self.task = task
         self.key = part_key(task.job, task.shard, task.token, execution)
         self.partial_key = partial_key(task.job, task.shard, task.token, execution)
-        self.images_folder = images_folder(task.job, task.shard, task.token, execution)
         self.granted = asyncio.Event()
         self._store = store
         self._clock = clock
@@ -124,7 +130,7 @@ class Execution:
         self._phase: Phase = "loading"
         self._entered = clock()
         self._seconds: dict[Phase, float] = {}
-        self._items: TextItems | ImageItems | None = None
+        self._items: TextItems | ImageItems | AudioItems | None = None
         self._training: TrainingShard | None = None
 
     def progress(self) -> Progress:
@@ -150,7 +156,7 @@ class Execution:
             return self._training.counts
         return Counts() if self._items is None else self._items.counts
 
-    async def run(self, backend: Backend | ImageBackend | TrainingBackend, info: ModelInfo) -> Part:
+    async def run(self, backend: AnyBackend, info: ModelInfo) -> Part:
         """Do the shard, and return the part that it left.
 
         Raises:
@@ -168,6 +174,8 @@ class Execution:
         self._enter("generating")
         if isinstance(items, ImageItems):
             await self._images(items).run(cast("ImageBackend", backend))
+        elif isinstance(items, AudioItems):
+            await self._audio(items).run(cast("AudioBackend", backend))
         else:
             await _answer(items, cast("Backend", backend))
         self._enter("writing")
@@ -211,7 +219,7 @@ class Execution:
         return ImageShard(
             items,
             self._store,
-            folder=self.images_folder,
+            folder=images_folder(self.task.job, self.task.shard, self.task.token, self._execution),
             write=self._write,
             ask=self._patiently,
             granted=self.granted,
@@ -219,6 +227,10 @@ class Execution:
             credentials=self._credentials,
             options=self.task.work.parsed_options(),
         )
+
+    def _audio(self, items: AudioItems) -> AudioShard:
+        folder = audio_folder(self.task.job, self.task.shard, self.task.token, self._execution)
+        return AudioShard(items, folder=folder, write=self._write, granted=self.granted)
 
     async def _write(self, key: str, data: bytes, content_type: str) -> None:
         await self._patiently(lambda: self._store.put(key, data, content_type=content_type), f"{key} is written")
@@ -260,12 +272,15 @@ class Execution:
         parts = {node: task.upstream.get(node, ()) for node in task.work.upstream}
         return read_upstream(parts, task.first, task.count, self._store)
 
-    def _read(self, info: ModelInfo) -> TextItems | ImageItems:
+    def _read(self, info: ModelInfo) -> TextItems | ImageItems | AudioItems:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
-        kind = TextItems if self.task.work.image is None else ImageItems
+        cache_dir = self._cache_dir or Path(tempfile.gettempdir())
+        work = self.task.work
+        adapters = find_adapters(work, info, self._store, cache_dir)
+        kind = ImageItems if work.image is not None else AudioItems if work.audio is not None else TextItems
         rows, upstream = read_rows(self.task.source, self._store), self._upstream()
-        return kind(self.task, info, rows, earlier, upstream)
+        return kind(self.task, info, rows, earlier, upstream, adapters)
 
 
 async def _answer(items: TextItems, backend: Backend) -> None:

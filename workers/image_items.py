@@ -9,11 +9,11 @@ import msgspec
 from msgspec import UNSET
 
 from models.images import ImageSettings
-from models.spec import ItemError, Message, ModelInfo, Usage
+from models.spec import Adapter, ItemError, Message, ModelInfo, Usage
 from workers.contracts import ImageWork, Row, ShardTask
-from workers.items import ShardItems
-from workers.picture_files import Provenance
+from workers.items import NO_ADAPTERS, ShardItems
 from workers.prompts import PromptTemplate
+from workers.provenance import Provenance
 from workers.records import EarlierRecord, Record, StoredImage, encode_record, item_seed
 from workers.screening import DenyList
 from workers.upstream import NO_UPSTREAM, Upstream
@@ -44,16 +44,19 @@ class ImageItems(ShardItems):
         rows: Iterable[Row],
         earlier: Mapping[int, EarlierRecord],
         upstream: Upstream = NO_UPSTREAM,
+        adapters: Mapping[str, Adapter] = NO_ADAPTERS,
     ) -> None:
         if task.work.image is None:
             raise AssertionError("the shard is not one of an image job")
         self.image: ImageWork = task.work.image
-        self.settings = self.image.parsed_settings()
+        settings = self.image.parsed_settings()
+        loras = {adapters[name].folder if name in adapters else name: weight for name, weight in settings.loras.items()}
+        self.settings = settings.model_copy(update={"loras": loras})
         self.asks: list[ImageAsk] = []
         self._prompts: dict[int, str] = {}
         self._deny = DenyList(self.image.deny)
         self._template = PromptTemplate((Message("user", self.image.prompt), Message("user", self.image.negative)))
-        super().__init__(task, info, rows, earlier, upstream)
+        super().__init__(task, info, rows, earlier, upstream, adapters)
 
     @property
     def several(self) -> bool:
@@ -72,6 +75,7 @@ class ImageItems(ShardItems):
             prompt=prompt or UNSET,
             model=self._info.model,
             model_revision=self._info.revision,
+            adapters=self._adapters,
             seed=images[0].seed,
             reproducible=self._info.reproducible,
             steps=self.image.steps,
@@ -127,5 +131,7 @@ class ImageItems(ShardItems):
         )
 
     def _shown_settings(self, chosen: ImageSettings) -> dict[str, Any]:  # JSON
-        shown = {**self.image.settings, **chosen.model_dump(mode="json", exclude_unset=True)}
+        # Adapters as the job names them: where they lie here says nothing elsewhere, and a replay looks them up.
+        told = chosen.model_dump(mode="json", exclude_unset=True, exclude={"loras"})
+        shown = {**self.image.settings, **told}
         return {name: value for name, value in shown.items() if value is not None}

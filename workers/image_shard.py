@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Protocol, TypeVar
 
 from msgspec import UNSET, UnsetType
 
@@ -21,11 +20,13 @@ from models.backend import ImageBackend
 from models.images import Image, ImageRequest, ImageResult, Pixels
 from models.spec import EchoOptions, ItemError
 from workers.content_credentials import ContentCredentials
-from workers.contracts import image_name
+from workers.contracts import item_file_name
 from workers.image_items import ImageAsk, ImageItems
-from workers.picture_files import CONTENT_TYPES, SUFFIXES, Provenance, encode_picture
+from workers.item_files import THREADS, Ask, Write, first_error
+from workers.picture_files import CONTENT_TYPES, SUFFIXES, encode_picture
 from workers.picture_sources import load_picture
 from workers.pictures import PictureError
+from workers.provenance import Provenance
 from workers.records import StoredImage
 from workers.screening import Screen
 from workers.store import ObjectStore
@@ -35,22 +36,9 @@ CALLS = 3
 CALL_PIXELS = 12_000_000
 """Of the pictures that a call starts from, and of those that it makes: 36 MB of each."""
 CALL_ITEMS = 256
-THREADS = 4
-"""Images of a shard that are read, encoded or stored at one moment."""
 _UNKNOWN_SIDE = 512
-Answer = TypeVar("Answer")
-Write = Callable[[str, bytes, str], Awaitable[None]]
-"""Stores bytes under a key with a content type, and tries again while the store is away."""
 OpenCredentials = Callable[[], ContentCredentials]
 """Raises CredentialsError."""
-
-
-class Ask(Protocol):
-    """Asks something of the store in a thread, and tries again while that is away."""
-
-    async def __call__(self, ask: Callable[[], Answer], what: str, /) -> Answer:
-        """The answer; `what` is for the log."""
-        ...
 
 
 class ImageShard:
@@ -109,8 +97,7 @@ class ImageShard:
                 for _ in range(min(CALLS, len(self._waiting))):
                     calls.create_task(self._calls(backend))
         except BaseExceptionGroup as errors:
-            # All the others were cancelled for the first one's sake; it is what happened.
-            raise _first(errors) from errors
+            raise first_error(errors) from errors
 
     async def _calls(self, backend: ImageBackend) -> None:
         while requests := await self._next_requests():
@@ -211,7 +198,7 @@ class ImageShard:
     async def _keep_one(self, index: int, k: int, image: Image, scores: dict[str, float]) -> StoredImage:
         work = self._work
         encode = partial(self._encode, image.pixels, self._items.provenance(index, k, image.seed))
-        name = image_name(index, k if self._items.several else None, SUFFIXES[work.format])
+        name = item_file_name(index, k if self._items.several else None, SUFFIXES[work.format])
         key, content_type = f"{self._folder}{name}", CONTENT_TYPES[work.format]
         await self._granted.wait()
         async with self._threads:
@@ -264,8 +251,3 @@ def _check_cover(image: Pixels | None, mask: Pixels | None, field: str | None) -
 def _input_pixels(request: ImageRequest) -> int:
     pictures = (request.image, request.mask, request.style_image)
     return sum(picture.shape[0] * picture.shape[1] for picture in pictures if picture is not None)
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    inner = errors.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

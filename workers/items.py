@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import UNSET, UnsetType
 
-from models.spec import ItemError, ModelInfo, Usage
+from models.spec import Adapter, ItemError, ModelInfo, Usage
 from workers.contracts import Counts, Row, ShardTask
 from workers.prompts import PromptError
 from workers.records import EarlierRecord, Record, encode_record
@@ -17,6 +17,7 @@ from workers.upstream import NO_UPSTREAM, Upstream
 
 _NO_USAGE = Usage()
 _NOTHING: Row = {}
+NO_ADAPTERS: Mapping[str, Adapter] = {}
 
 
 class ShardItems(ABC):
@@ -28,6 +29,7 @@ class ShardItems(ABC):
         rows: the rows of `task.source`, all of them, in order.
         earlier: records of an earlier attempt; items that are ok in it are carried over and not asked again.
         upstream: what earlier nodes of a flow made of the items, or why an item cannot be run.
+        adapters: the job's, by the names that its work has for them.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class ShardItems(ABC):
         rows: Iterable[Row],
         earlier: Mapping[int, EarlierRecord],
         upstream: Upstream = NO_UPSTREAM,
+        adapters: Mapping[str, Adapter] = NO_ADAPTERS,
     ) -> None:
         self.usage = Usage()
         self._ok = self._failed = 0
@@ -47,6 +50,7 @@ class ShardItems(ABC):
         self._custom_ids: list[str | UnsetType] = [UNSET] * task.count
         self._inputs: list[Row | UnsetType] = [UNSET] * task.count
         self._earlier = earlier
+        self._adapters = {name: adapter.revision for name, adapter in adapters.items()} or UNSET
         self._forbidden = DenyList(self._work.deny)
         self._upstream = upstream
         self._attempts = {index: record.attempts + 1 for index, record in earlier.items() if not record.ok}

@@ -9,60 +9,20 @@ Source: XMP specification, part 3, "Storage in files"; IPTC's vocabulary of digi
 
 from __future__ import annotations
 
-import hashlib
 import io
 from xml.sax.saxutils import quoteattr
 
-import msgspec
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from models.images import ImageFormat, Pixels, StepName
+from models.images import ImageFormat, Pixels
+from workers.provenance import Provenance
 
 SUFFIXES: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 CONTENT_TYPES: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 NAMESPACE = "https://nightmill.dev/ns/1.0/"
 PNG_LEVEL = 3
 """Of zlib: some percent larger than at the usual 6, in a third of the time."""
-_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-_SOURCE_TYPE_OF: dict[StepName, str] = {
-    "generate": "trainedAlgorithmicMedia",
-    "edit": "compositeWithTrainedAlgorithmicMedia",
-    "inpaint": "compositeWithTrainedAlgorithmicMedia",
-}
-
-
-class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """How a picture was made."""
-
-    prompt: str
-    model: str
-    revision: str
-    seed: int
-    job: str
-    index: int
-    image: int
-    """Which of its item's, from 0."""
-    first_step: StepName = "generate"
-    """What it came from: nothing but a model, or a picture that the model or a network went on with."""
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """What a file tells, by the names that it tells it under."""
-        return {
-            "promptDigest": prompt_digest(self.prompt),
-            "model": self.model,
-            "modelRevision": self.revision,
-            "seed": str(self.seed),
-            "job": self.job,
-            "item": str(self.index),
-            "image": str(self.image),
-        }
-
-    @property
-    def source_type(self) -> str:
-        """IPTC's word for such a picture, a URL."""
-        return _SOURCE_TYPES + _SOURCE_TYPE_OF.get(self.first_step, "algorithmicallyEnhanced")
 
 
 def encode_picture(
@@ -96,11 +56,6 @@ def encode_picture(
         more = {} if packet is None else {"xmp": packet}
         picture.save(file, "WEBP", quality=quality, lossless=quality == 100, **more)
     return file.getvalue()
-
-
-def prompt_digest(prompt: str) -> str:
-    """What a file says in place of its prompt."""
-    return f"sha256:{hashlib.sha256(prompt.encode()).hexdigest()}"
 
 
 def xmp_packet(provenance: Provenance) -> bytes:

@@ -42,6 +42,19 @@ class StoredImage(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """What the classifiers said of it, from 0 to 1, where they were asked."""
 
 
+class StoredAudio(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """A sound in the store, as its item's record names it."""
+
+    key: str
+    seconds: float
+    sample_rate: int
+    """Samples a second."""
+    bytes: int
+    sha256: str
+    content_type: str
+    seed: int
+
+
 class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """One item's end. Fields that do not apply are left out of the JSON."""
 
@@ -51,8 +64,9 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     output: str | dict[str, Any] | UnsetType = UNSET  # with a schema, the object itself: any JSON
     outputs: tuple[Output, ...] | UnsetType = UNSET
     images: tuple[StoredImage, ...] | UnsetType = UNSET
+    audio: tuple[StoredAudio, ...] | UnsetType = UNSET
     prompt: str | UnsetType = UNSET
-    """Of images: what was asked for."""
+    """Of images: what was asked for. Of audio: what is spoken."""
     trained: TrainedModel | UnsetType = UNSET
     """Of a training job: the model that it has made."""
     training: TrainingProgress | UnsetType = UNSET
@@ -62,11 +76,13 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     usage: Usage | UnsetType = UNSET
     model: str | UnsetType = UNSET
     model_revision: str | UnsetType = UNSET
+    adapters: dict[str, str] | UnsetType = UNSET
+    """Of the model, by name: the digest of each one's weights."""
     seed: int | UnsetType = UNSET
     reproducible: Reproducible | UnsetType = UNSET
     steps: tuple[StepName, ...] | UnsetType = UNSET
     """Of images: what was done, in order."""
-    settings: dict[str, Any] | UnsetType = UNSET  # models.images.ImageSettings as JSON, the engines' choices included
+    settings: dict[str, Any] | UnsetType = UNSET  # of image or audio, as JSON, the engine's choices included
     input: Row | UnsetType = UNSET
     attempts: int = 1
     schema_version: int = SCHEMA_VERSION

@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 from msgspec import UNSET, UnsetType
 
-from models.spec import MAX_TOKENS_LIMIT, ItemError, ModelInfo, TextRequest, TextResult
+from models.spec import MAX_TOKENS_LIMIT, Adapter, ItemError, ModelInfo, TextRequest, TextResult
 from workers.contracts import Row, ShardTask
-from workers.items import ShardItems
+from workers.items import NO_ADAPTERS, ShardItems
 from workers.prompts import PromptError, PromptTemplate
 from workers.records import EarlierRecord, Record, encode_record, item_seed
 from workers.schemas import Validator
@@ -27,13 +27,15 @@ class TextItems(ShardItems):
         rows: Iterable[Row],
         earlier: Mapping[int, EarlierRecord],
         upstream: Upstream = NO_UPSTREAM,
+        adapters: Mapping[str, Adapter] = NO_ADAPTERS,
     ) -> None:
         work = task.work
         self.requests: list[TextRequest] = []
         self._validator = None if work.schema is None else Validator(work.schema)
         self._template = PromptTemplate(work.messages)
+        self._adapter = None if work.adapter is None else adapters[work.adapter]
         self._sampling, self._options = work.parsed_sampling(), work.parsed_options()
-        super().__init__(task, info, rows, earlier, upstream)
+        super().__init__(task, info, rows, earlier, upstream, adapters)
 
     def settle(self, result: TextResult) -> None:
         """Take an item's result as its end."""
@@ -64,6 +66,7 @@ class TextItems(ShardItems):
                 max_tokens=None if work.max_tokens_field is None else _limit(values, work.max_tokens_field),
                 schema=work.schema,
                 options=self._options,
+                adapter=self._adapter,
             )
         )
 
@@ -98,6 +101,7 @@ class TextItems(ShardItems):
             usage=result.usage,
             model=self._info.model,
             model_revision=self._info.revision,
+            adapters=self._adapters,
             seed=first.seed,
             reproducible=self._info.reproducible,
             input=self._inputs[offset],

@@ -54,18 +54,31 @@ class TrainedModel(msgspec.Struct, frozen=True, kw_only=True):
     license: str
     """Of the data."""
     images: int
+    """That it was trained on."""
     step: int
     finished: bool
     """Whether all steps were made; False where its time was up before."""
     losses: dict[str, float]
     seconds: float
     files: tuple[ModelFile, ...]
+    rows: int = 0
+    """That it was trained on."""
+    base: str | None = None
+    """Of an adapter: the model that it changes. It is none by itself."""
+    base_revision: str | None = None
+    metrics: dict[str, float] = {}
+    """Of an adapter: its loss on what was held out, and the base's."""
     schema_version: int = 1
 
     @property
     def id(self) -> str:
         """As a job names it."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it has to do with texts, not with pictures."""
+        return self.rows > 0
 
 
 _models = msgspec.json.Decoder(TrainedModel)

@@ -1,4 +1,4 @@
-"""The images of a training job, brought to this machine: out of an archive, or from below a prefix in S3.
+"""The data of a training job, brought to this machine: images out of an archive or from below a prefix in S3, rows.
 
 An archive is read as a stream, and nothing of it is trusted: only images and their captions, in regular files, are
 taken, under names that stay inside their folder, up to a number and a size.
@@ -15,8 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final, cast
 
 from models.errors import FailureKind, ModelError
+from models.spec import Message
 from models.training.settings import CAPTION_FILES
-from workers.contracts import TrainWork
+from workers.contracts import TrainWork, TuneWork
+from workers.prompts import PromptError, PromptTemplate
+from workers.sources import read_rows
 from workers.store import CHUNK, ObjectStore, open_uri
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -71,6 +74,34 @@ def fetch_images(work: TrainWork, store: ObjectStore, folder: Path, stop: thread
             raise _unreadable(f"{work.name} is not a whole tar archive: {error}") from error
         return f"archive:{digest}"
     return f"prefix:{_download(objects, key, taken)}"
+
+
+def fetch_rows(
+    tune: TuneWork, store: ObjectStore, stop: threading.Event, name: str
+) -> tuple[list[tuple[Message, ...]], str]:
+    """The messages of each row, the completion last; and a digest of them all.
+
+    Raises:
+        ModelError: kind MODEL, code `training_data_unreadable`: a row makes no prompt; it is named.
+        StoreError: a store cannot be reached, or the rows changed since they were planned.
+        SourceError: the rows are not those that were planned.
+        FetchStoppedError: `stop` was set.
+    """
+    template = PromptTemplate(tune.messages)
+    rows: list[tuple[Message, ...]] = []
+    whole = hashlib.sha256()
+    for source in tune.rows:
+        for row in read_rows(source, store):
+            if stop.is_set():
+                raise FetchStoppedError
+            try:
+                messages = template.render(row)
+            except PromptError as error:
+                raise _unreadable(f"{name}, row {len(rows) + 1}: {error.message}") from error
+            for message in messages:
+                whole.update(f"{message.role}\0{message.content}\0".encode())
+            rows.append(messages)
+    return rows, f"rows:{whole.hexdigest()}"
 
 
 class _Taken:

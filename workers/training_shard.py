@@ -21,13 +21,13 @@ from typing import Literal, TypeAlias
 import psutil
 from msgspec import UNSET
 
-from models.training_run import TrainedFiles, TrainingBackend, TrainingData, TrainingRequest
+from models.training_run import Base, Example, TextData, TrainedFiles, TrainingBackend, TrainingData, TrainingRequest
 from workers.checkpoints import StoredCheckpoints, earlier_executions
 from workers.contracts import Counts, ShardTask, TrainWork
 from workers.records import Record, encode_record
 from workers.store import ObjectStore
 from workers.trained_models import CONTENT_TYPES, ModelFile, TrainedModel, execution_folder
-from workers.training_data import fetch_images
+from workers.training_data import fetch_images, fetch_rows
 from workers.training_place import StoredTraining
 from workers.training_progress import TrainingProgress
 
@@ -69,7 +69,8 @@ class TrainingShard:
         self._work = work
         self._execution = execution
         self._store = store
-        self._home = (cache_dir or Path(tempfile.gettempdir())) / "training"
+        self._cache_dir = cache_dir or Path(tempfile.gettempdir())
+        self._home = self._cache_dir / "training"
         self._granted = granted
         self._write = write
         self._enter = enter
@@ -90,7 +91,7 @@ class TrainingShard:
         await self._granted.wait()
         with scratch(self._home, self._execution) as folder:
             images = folder / (PurePath(self._work.name).name or "images")
-            digest = await self._fetch(images)
+            data, digest = await self._fetch(images)
             self._enter("generating")
             checkpoints = StoredCheckpoints(
                 self._store,
@@ -102,16 +103,16 @@ class TrainingShard:
             events = folder / "events"
             place = StoredTraining(self._store, self._task.job, self._execution, checkpoints, events)
             self._place = place
-            trained = await backend.train(self._request(images, events), place)
+            trained = await backend.train(self._request(data, events), place)
             await asyncio.to_thread(place.finish)
         self._enter("writing")
         record = self._record(trained, await self._files(trained))
         self.counts = Counts(ok=1)
         return encode_record(record) + b"\n"
 
-    async def _fetch(self, folder: Path) -> str:
+    async def _fetch(self, folder: Path) -> tuple[TrainingData | TextData, str]:
         stop = threading.Event()
-        fetching = asyncio.ensure_future(asyncio.to_thread(fetch_images, self._work, self._store, folder, stop))
+        fetching = asyncio.ensure_future(asyncio.to_thread(self._data, folder, stop))
         try:
             return await asyncio.shield(fetching)
         except asyncio.CancelledError:
@@ -121,10 +122,16 @@ class TrainingShard:
                 fetching.exception()  # that it was stopped is known
             raise
 
-    def _request(self, images: Path, events: Path) -> TrainingRequest:
+    def _data(self, folder: Path, stop: threading.Event) -> tuple[TrainingData | TextData, str]:
+        """What is trained on, and its digest; images are brought to a folder."""
         work = self._work
+        if work.tune is not None and work.tune.rows:
+            rows, digest = fetch_rows(work.tune, self._store, stop, work.name)
+            examples = [Example(messages[:-1], messages[-1].content) for messages in rows]
+            return TextData(examples=examples, name=work.name, license=work.license), digest
+        digest = fetch_images(work, self._store, folder, stop)
         data = TrainingData(
-            folder=None if work.uri is None else images,
+            folder=None if work.uri is None else folder,
             dataset=work.dataset,
             name=work.name,
             height=work.height,
@@ -132,8 +139,16 @@ class TrainingShard:
             grey=work.grey,
             license=work.license,
         )
+        return data, digest
+
+    def _request(self, data: TrainingData | TextData, events: Path) -> TrainingRequest:
+        tune = self._work.tune
         return TrainingRequest(
-            model=self._task.work.model, settings=work.parsed_settings(), data=data, event_folder=events
+            model=self._task.work.model,
+            settings=self._work.parsed_settings(),
+            data=data,
+            base=None if tune is None else Base(model=tune.base, cache_dir=self._cache_dir),
+            event_folder=events,
         )
 
     async def _files(self, trained: TrainedFiles) -> tuple[ModelFile, ...]:
@@ -164,6 +179,10 @@ class TrainingShard:
             losses=dict(trained.losses),
             seconds=trained.seconds,
             files=files,
+            rows=trained.rows,
+            base=trained.base,
+            base_revision=trained.base_revision,
+            metrics=dict(trained.metrics),
         )
         return Record(
             index=self._task.first,

@@ -6,14 +6,15 @@ import asyncio
 import gc
 import importlib
 import itertools
+import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from models import weights
+from models import adapters, weights
 from models.backends.chat import ChatFormat, load_error
 from models.backends.engine import Deliveries, Engine, Finished, Generation
 from models.errors import FailureKind, ModelError
@@ -24,9 +25,15 @@ ENCODE_GROUP = 64
 """Requests tokenised at once, in a thread: the first reach the engine while the next are still being read."""
 
 
+_importing = threading.RLock()
+
+
 def import_engine(module: str) -> ModuleType:
-    """An engine's module, without the warnings of its imports, which neither we nor our caller could act on."""
-    with warnings.catch_warnings():
+    """An engine's module, without the warnings of its imports, which neither we nor our caller could act on.
+
+    One at a time: two threads that import packages which import each other find some of them half imported.
+    """
+    with _importing, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         imported = importlib.import_module(module)
     # Loading a model collects garbage several times: a quarter of a second each, unless what was imported is left out.
@@ -50,6 +57,13 @@ class SequenceBackend:
         self._engine: Engine | None = None
         self._chat: ChatFormat | None = None
         self._numbers = itertools.count()
+        self._folder: Path | None = None
+        self._fitting: set[str] = set()
+        """Revisions of adapters that were seen to be of this model."""
+
+    def _start(self, module: ModuleType, folder: Path) -> Awaitable[Engine]:
+        started: Awaitable[Engine] = module.start(folder)
+        return started
 
     async def load(self) -> ModelInfo:
         """Read the weights into a new engine.
@@ -64,9 +78,10 @@ class SequenceBackend:
                 asyncio.to_thread(import_engine, self._module),
             )
             await asyncio.to_thread(weights.check_whole, folder)
-            starting = asyncio.create_task(module.start(folder))
+            starting = asyncio.ensure_future(self._start(module, folder))
             revision = await asyncio.to_thread(weights.revision, folder)
             self._engine = engine = await starting
+            self._folder = folder
             self._chat = ChatFormat(engine.tokenizer, engine.context_length, self._name)
         except Exception as error:
             # Whatever an engine raises on a model that it cannot read: its own errors, torch's, pydantic's, the OS's.
@@ -87,11 +102,12 @@ class SequenceBackend:
         """Answer requests in the order in which they finish; other calls share the engine's batches.
 
         Raises:
-            ModelError: kind ENGINE, the engine broke or was closed.
+            ModelError: kind ENGINE, the engine broke or was closed; kind MODEL, an adapter is none of this model.
         """
         engine, chat = self._engine, self._chat
         if engine is None or chat is None:
             raise ModelError(FailureKind.ENGINE, "engine_closed", f"the engine of {self._name!r} is not loaded")
+        await self._check_adapters(requests)
         call = _Call()
         feeding = asyncio.create_task(self._feed(engine, chat, requests, call))
         answered = 0
@@ -108,6 +124,14 @@ class SequenceBackend:
             feeding.cancel()
             if call.open:
                 engine.abort(list(call.open))
+
+    async def _check_adapters(self, requests: Sequence[TextRequest]) -> None:
+        if self._folder is None:
+            return
+        for adapter in {request.adapter for request in requests if request.adapter is not None}:
+            if adapter.revision not in self._fitting:
+                await asyncio.to_thread(adapters.check_fit, adapter, self._folder)
+                self._fitting.add(adapter.revision)
 
     async def _feed(self, engine: Engine, chat: ChatFormat, requests: Sequence[TextRequest], call: _Call) -> None:
         for start in range(0, len(requests), ENCODE_GROUP):

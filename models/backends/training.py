@@ -1,4 +1,4 @@
-"""The back-end that trains image models, in a thread of this process. torch is imported by `load` or `train`."""
+"""The back-end that trains models, in a thread of this process. torch is imported by `load` or `train`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from models.spec import ModelInfo
 from models.training_run import TRAINING_ENGINE, TrainedFiles, TrainingPlace, TrainingRequest
 
 ENGINE_MODULE = "models.backends.training_engine"
+TUNING_MODULE = "models.backends.tuning_engine"
+"""Of adapters, for which a base model has to be imported, too."""
 END_SECONDS = 20.0
 """How long a training that is to end may take for its step and its checkpoint."""
 LEAST_WORK = 0.01
 """Seconds of the processor between two looks by which a thread is seen to compute."""
 
 
-class ImageTrainingBackend:
+class ThreadTrainingBackend:
     """One training at a time."""
 
     def __init__(self) -> None:
@@ -44,12 +46,12 @@ class ImageTrainingBackend:
 
     async def train(self, request: TrainingRequest, place: TrainingPlace) -> TrainedFiles:
         """See `TrainingBackend`."""
-        engine = import_engine(ENGINE_MODULE)
         stop = self._stop = threading.Event()
         signs = self._signs = Signs()
 
         def run() -> TrainedFiles:
             signs.begin()
+            engine = import_engine(ENGINE_MODULE if request.base is None else TUNING_MODULE)
             trained: TrainedFiles = engine.train_files(request, place, stop=stop, signs=signs)
             return trained
 

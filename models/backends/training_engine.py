@@ -27,7 +27,15 @@ from models.training.data import ImageData, fashion_mnist, image_folder
 from models.training.loop import GRID_COLUMNS, Progress, sample_sheet, train
 from models.training.saved import load_model, save_trained
 from models.training.settings import TEXT_FAMILIES, TrainingSettings
-from models.training_run import SavedState, TrainedFiles, TrainingNews, TrainingPlace, TrainingRequest
+from models.training_run import (
+    SavedState,
+    TextData,
+    TrainedFiles,
+    TrainingData,
+    TrainingNews,
+    TrainingPlace,
+    TrainingRequest,
+)
 
 SAMPLES = "samples.png"
 RATE_STEPS = 50
@@ -46,8 +54,8 @@ def train_files(request: TrainingRequest, place: TrainingPlace, *, stop: threadi
         ModelError: kind MODEL, as `TrainingBackend.train`.
         TrainingStoppedError: `stop` was set before the end.
     """
-    data = _read(request)
-    run = _Run(request.settings, place, stop, signs)
+    data = read_images(request.data, captions=request.settings.family in TEXT_FAMILIES)
+    run = TrainingRun(request.settings, place, stop, signs)
     trained = train(
         data, run.settings_left(), run, watch=run.watch, event_folder=request.event_folder, each_step=run.each_step
     )
@@ -76,7 +84,7 @@ def train_files(request: TrainingRequest, place: TrainingPlace, *, stop: threadi
     )
 
 
-class _Run:
+class TrainingRun:
     """One execution of a training: its checkpoints, its time, its news."""
 
     def __init__(
@@ -183,11 +191,17 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _read(request: TrainingRequest) -> ImageData:
-    asked = request.data
+def read_images(asked: TrainingData | TextData, *, captions: bool = False) -> ImageData:
+    """The images of a request, with their captions or in classes.
+
+    Raises:
+        ModelError: kind MODEL, they cannot be read.
+    """
+    if isinstance(asked, TextData):
+        raise AssertionError("a training on images was given rows")  # noqa: TRY004  # no caller's fault
     if asked.folder is None:
         return fashion_mnist()
-    read = captioned_folder if request.settings.family in TEXT_FAMILIES else image_folder
+    read = captioned_folder if captions else image_folder
     try:
         return read(asked.folder, size=(asked.height, asked.width), grey=asked.grey, license=asked.license)
     except ModelError as error:

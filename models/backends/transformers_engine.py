@@ -4,8 +4,8 @@ Two ways of generating share the model:
 
 - Continuous batching (`transformers.generation.continuous_batching`) for what is taken greedily, with no grammar and no
   stop strings: it has none of these, and no seed a request.
-- Plain batches for everything else: up to 32 sequences at a time, of about one length. A place in a batch that falls
-  free stays free until the batch ends.
+- Plain batches for everything else: up to 32 sequences at a time, of about one length and of one adapter, or none. A
+  place in a batch that falls free stays free until the batch ends.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from models.backends.chat import Tokenizer
 from models.backends.engine import Engine, Finished, Generation
 from models.backends.grammar import grammar
 from models.backends.rows import Row, RowEnds, RowSampler
+from models.backends.text_adapters import TextAdapters
 from models.backends.threaded import ThreadedEngine
 from models.spec import ItemError, JsonSchema
 from models.weights import first_line
@@ -74,6 +75,7 @@ class TransformersEngine(ThreadedEngine[Generation, Finished]):
         self._ends = frozenset([ends] if isinstance(ends, int) else ends or ())
         # `generate` takes from here what it is not told: an end of its own, a repetition penalty that nobody asked for.
         self._model.generation_config = GenerationConfig()
+        self._adapters = TextAdapters(self._model)
         settings = GenerationConfig(do_sample=False, eos_token_id=sorted(self._ends) or -1)
         batching = _cpu_batching(self._model.config) if device == "cpu" else ContinuousBatchingConfig()
         self._manager = self._model.init_continuous_batching(settings, batching)
@@ -103,10 +105,11 @@ class TransformersEngine(ThreadedEngine[Generation, Finished]):
     def _step(self) -> list[Finished]:
         if not self._plain:
             return self._collect()
-        batch = choose_batch(self._plain)
+        adapter = self._plain[0].request.adapter
+        batch = choose_batch([generation for generation in self._plain if generation.request.adapter == adapter])
         taken = {generation.id for generation in batch}
         self._plain = [generation for generation in self._plain if generation.id not in taken]
-        with self._manager.pause():
+        with self._manager.pause(), self._adapters.used(adapter):
             self._generate([generation for generation in batch if generation.id not in self._forgotten])
         return []
 
@@ -165,7 +168,7 @@ class TransformersEngine(ThreadedEngine[Generation, Finished]):
 
     def _unload(self) -> None:
         self._manager.stop(hard_stop=True)
-        del self._model
+        del self._model, self._adapters
 
     def _schema_error(self, schema: JsonSchema | None) -> ItemError | None:
         if schema is None:
@@ -207,6 +210,7 @@ def _is_simple(generation: Generation) -> bool:
         and sampling.min_tokens == 0
         and not sampling.stop
         and generation.request.schema is None
+        and generation.request.adapter is None
     )
 
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import warnings
+from collections.abc import Awaitable
 from pathlib import Path
+from types import ModuleType
 
+from models.backends.engine import Engine
 from models.backends.sequences import SequenceBackend, import_engine
-from models.backends.vllm_environment import is_cpu_build
-
-OWN_PROCESSES = "NIGHTMILL_VLLM_OWN_PROCESSES"
-"""Environment variable: "1" gives vLLM processes of its own on a host without GPUs, as it has them on one with some."""
+from models.backends.vllm_environment import runs_inline
 
 # What vLLM imports while it loads a model or sees its first schema. A version without one of them does without it.
 LATE_IMPORTS = (
@@ -49,15 +48,22 @@ def prewarm() -> None:
 class VllmBackend(SequenceBackend):
     """A model in vLLM."""
 
-    def __init__(self, name: str, *, cache_dir: Path, module: str | None = None) -> None:
-        """`module` overrides the choice between an engine in this process and one in its own."""
+    def __init__(self, name: str, *, cache_dir: Path, module: str | None = None, adapters: bool = False) -> None:
+        """`module` overrides the choice between an engine in this process and one in its own.
+
+        Only an engine that is opened with `adapters` can be asked with some; one in this process always is.
+        """
         _quiet()
         super().__init__(name, cache_dir=cache_dir, engine="vllm", module=module or _engine_module())
+        self._adapters = adapters or runs_inline()
+
+    def _start(self, module: ModuleType, folder: Path) -> Awaitable[Engine]:
+        started: Awaitable[Engine] = module.start(folder, adapters=self._adapters)
+        return started
 
 
 def _engine_module() -> str:
-    in_own_processes = not is_cpu_build() or os.environ.get(OWN_PROCESSES) == "1"
-    return "models.backends.vllm_async" if in_own_processes else "models.backends.vllm_inline"
+    return "models.backends.vllm_inline" if runs_inline() else "models.backends.vllm_async"
 
 
 def _quiet() -> None:

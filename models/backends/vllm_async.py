@@ -24,7 +24,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from models.backends.chat import Tokenizer
 from models.backends.engine import Deliveries, Engine, Finished, Generation
 from models.backends.vllm_engine import engine_arguments
-from models.backends.vllm_requests import finished, sampling_params
+from models.backends.vllm_requests import LoraRequests, finished, sampling_params
 from models.errors import FailureKind, ModelError
 from models.spec import ItemError
 from models.weights import first_line
@@ -32,7 +32,7 @@ from models.weights import first_line
 END_SECONDS = 10.0
 
 
-async def start(folder: Path) -> Engine:
+async def start(folder: Path, *, adapters: bool = False) -> Engine:
     """Load a model into a new engine.
 
     Raises:
@@ -40,7 +40,8 @@ async def start(folder: Path) -> Engine:
         Exception: whatever vLLM raises on a model that it cannot load.
     """
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    config = await asyncio.to_thread(lambda: AsyncEngineArgs(**engine_arguments(folder)).create_engine_config())
+    arguments = engine_arguments(folder, adapters=adapters)
+    config = await asyncio.to_thread(lambda: AsyncEngineArgs(**arguments).create_engine_config())
     # Blocks the event loop while the processes start: AsyncLLM must be made in the loop's thread.
     signs: list[Signs] = []
 
@@ -84,6 +85,7 @@ class AsyncEngine:
         self._signs = signs
         self._children = tuple(children)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._loras = LoraRequests()
         self.tokenizer = engine.get_tokenizer()
         self.context_length = engine.model_config.max_model_len
 
@@ -123,7 +125,10 @@ class AsyncEngine:
         last: RequestOutput | None = None
         try:
             async for output in self._engine.generate(
-                tokens_input(generation.token_ids), sampling_params(generation), generation.id
+                tokens_input(generation.token_ids),
+                sampling_params(generation),
+                generation.id,
+                lora_request=self._loras.of(generation),
             ):
                 last = output
         except EngineDeadError as error:

@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from models.backends.vllm_environment import is_cpu_build
+from models.training.settings import MAX_RANK
 
 GIB = 1 << 30
 NUCLEUS = "nightmill_nucleus"
 """The extra argument of a request that asks `vllm_nucleus` for top-p, in place of vLLM's own."""
 
 
-def engine_arguments(folder: Path) -> dict[str, Any]:  # keyword arguments of vLLM's EngineArgs, of any type
+MAX_ADAPTERS = 4
+"""In one batch; what names a fifth waits. Each takes room in every layer."""
+KEPT_ADAPTERS = 32
+"""In memory. The one that was not used for longest goes first, and is read again when it is asked for."""
+
+
+def engine_arguments(folder: Path, *, adapters: bool = False) -> dict[str, Any]:  # of vLLM's EngineArgs, of any type
     """Our settings for a model in a folder."""
     shared: dict[str, Any] = {
         "model": str(folder),
@@ -23,6 +30,13 @@ def engine_arguments(folder: Path) -> dict[str, Any]:  # keyword arguments of vL
         # accept the same schemas. Compact JSON: a small model that may write white space writes little else.
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
+    if adapters:
+        shared |= {
+            "enable_lora": True,
+            "max_loras": MAX_ADAPTERS,
+            "max_cpu_loras": KEPT_ADAPTERS,
+            "max_lora_rank": MAX_RANK,
+        }
     if not is_cpu_build():
         return shared
     return shared | {

@@ -14,6 +14,8 @@ import os
 import sys
 from pathlib import Path
 
+OWN_PROCESSES = "NIGHTMILL_VLLM_OWN_PROCESSES"
+"""Environment variable: "1" gives vLLM processes of its own on a host without GPUs, as it has them on one with some."""
 # vLLM bundles its allocator on some platforms; elsewhere the system's is taken where it is installed.
 TCMALLOC_NAMES = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
@@ -48,6 +50,11 @@ def is_cpu_build() -> bool:
             except importlib.metadata.PackageNotFoundError:
                 continue
     return not Path("/dev/nvidiactl").exists() and not Path("/dev/kfd").exists()
+
+
+def runs_inline() -> bool:
+    """Whether vLLM's engine runs in the process that asks it."""
+    return is_cpu_build() and os.environ.get(OWN_PROCESSES) != "1"
 
 
 def usable_cores() -> int:

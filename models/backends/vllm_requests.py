@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
@@ -38,6 +39,24 @@ def sampling_params(generation: Generation) -> SamplingParams:
         structured_outputs=StructuredOutputsParams(json=closed(request.schema)) if request.schema is not None else None,
         skip_clone=True,  # made for this request alone
     )
+
+
+class LoraRequests:
+    """Adapters as vLLM knows them: a number each, the same for the same weights."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, LoRARequest] = {}
+
+    def of(self, generation: Generation) -> LoRARequest | None:
+        """A sequence's adapter."""
+        adapter = generation.request.adapter
+        if adapter is None:
+            return None
+        known = self._known.get(adapter.revision)
+        if known is None:
+            known = LoRARequest(adapter.revision, len(self._known) + 1, adapter.folder)
+            self._known[adapter.revision] = known
+        return known
 
 
 def finished(output: RequestOutput, tokenizer: Tokenizer) -> Finished:

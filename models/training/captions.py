@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from models.training.data import ImageData, fitted, scaled, seed_of, unreadable
+from models.training.data import ImageData, batch_places, fitted, scaled, seed_of, unreadable
 from models.training.sentences import SentenceEncoder
 from models.training.settings import CAPTION_FILES
 
@@ -33,7 +33,7 @@ class CaptionedImages(ImageData):
         """Images, and of each the vector of one of its captions, drawn for this step."""
         if size > len(self):
             raise ValueError(f"a batch of {size} is more than the {len(self)} images that there are")
-        chosen = self._chosen(step, size, seed)
+        chosen = batch_places(len(self), step, size, seed)
         drawn = torch.rand(size, generator=torch.Generator().manual_seed(seed_of(seed, -1 - step)))
         first, last = self.starts[chosen], self.starts[chosen + 1]
         return scaled(self.images[chosen]), self.vectors[(first + drawn * (last - first)).long()].float()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 
 from models.training.families import ImageSpace
 from models.training.saved import SavedModel
 from models.training.sentences import LANGUAGES
-from models.training.settings import FamilyName
+from models.training.settings import FamilyName, TrainingSettings
 
 CARD = "README.md"
 WHAT: Final[dict[FamilyName, str]] = {
@@ -110,3 +111,58 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         f"from a test image {test['median']:.3f} and {test['first_percentile']:.3f}.\n"
     )
     return head + "\n".join(lines) + near_ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterAbout:
+    """What an adapter's card says."""
+
+    name: str
+    base: str
+    base_revision: str
+    kind: Literal["text", "image"]
+    settings: TrainingSettings
+    source: str
+    license: str
+    """Of the data."""
+    learned: int
+    held_out: int
+    step: int
+    losses: Mapping[str, float]
+    metrics: Mapping[str, float]
+
+
+def adapter_card(about: AdapterAbout) -> str:
+    """The card of a LoRA adapter."""
+    head = {
+        "name": about.name,
+        "base_model": about.base,
+        "base_revision": about.base_revision,
+        "kind": about.kind,
+        "license": "unknown",
+        "data": {"source": about.source, "license": about.license},
+        "examples": {"learned": about.learned, "held_out": about.held_out},
+        "options": about.settings.options,
+        "settings": about.settings.model_dump(mode="json", exclude={"family", "options"}),
+        "steps": about.step,
+        "losses": dict(about.losses),
+        "metrics": dict(about.metrics),
+    }
+    use = (
+        f"`adapter: {about.name}` in a text job whose model is `{about.base}`"
+        if about.kind == "text"
+        else f"`image.loras` of an image job whose model is `{about.base}`"
+    )
+    text = (
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n# {about.name}\n\n"
+        f"A LoRA adapter of {about.base} ({about.base_revision}), trained for {about.step} steps on {about.source} "
+        f"(licence: {about.license}). It is used by {use}. Without its base it is nothing, and the base's licence "
+        "holds for both together.\n"
+    )
+    if about.metrics:
+        before, after = about.metrics["held_out_loss_before"], about.metrics["held_out_loss"]
+        text += (
+            f"\n## Quality\n\nLoss on {about.held_out} examples that were held out: {before:.4f} before, {after:.4f} "
+            "after. A lower loss says that it foretells such examples better, and nothing of what they are worth.\n"
+        )
+    return text + "\n## Limits\n\nIt repeats what its training data hold, and lacks what they lack.\n"

@@ -63,17 +63,19 @@ class ImageData:
         """
         if size > len(self):
             raise ValueError(f"a batch of {size} is more than the {len(self)} images that there are")
-        chosen = self._chosen(step, size, seed)
+        chosen = batch_places(len(self), step, size, seed)
         return scaled(self.images[chosen]), self.labels[chosen]
 
     def examples(self, count: int) -> Tensor:
         """Conditions for a sheet of samples, at most so many: a class each."""
         return torch.arange(min(count, len(self.classes)))
 
-    def _chosen(self, step: int, size: int, seed: int) -> Tensor:
-        epoch, place = divmod(step, len(self) // size)
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed_of(seed, epoch + 1)))
-        return order[place * size : (place + 1) * size]
+
+def batch_places(count: int, step: int, size: int, seed: int) -> Tensor:
+    """Which of `count` examples make the batch of a step: as `ImageData.batch`."""
+    epoch, place = divmod(step, count // size)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, epoch + 1)))
+    return order[place * size : (place + 1) * size]
 
 
 def scaled(images: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from models.errors import FailureKind, ModelError
@@ -28,8 +29,8 @@ from models.training.checkpoints import Checkpoint, Checkpoints
 from models.training.data import ImageData, augmented, seed_of
 from models.training.families import Family, ImageSpace, Sampler, build, image_space
 from models.training.settings import Options, TrainingSettings
+from models.training.subject import Subject
 
-WARMUP_STEPS = 100
 GRID_COLUMNS = 10
 GRID_ROWS = 5
 
@@ -63,6 +64,16 @@ class Trained:
     """Whether all the steps were made, or the time was up."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a training ended; what it left is in its subject."""
+
+    step: int
+    losses: Mapping[str, float]
+    finished: bool
+    """Whether all the steps were made, or the time was up."""
+
+
 def train(
     data: ImageData,
     settings: TrainingSettings,
@@ -73,6 +84,36 @@ def train(
     each_step: Callable[[int], bool] = lambda _: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
+    """Train a model of pictures; as `train_subject`.
+
+    Raises:
+        ModelError: kind MODEL: as `train_subject`; there are too few images for a batch (`training_data_too_small`), or
+            they are of a size that the family's networks cannot have (`unfit_size`).
+    """
+    pictures = Pictures(data, settings)
+    ended = train_subject(
+        pictures, settings, checkpoints, watch=watch, event_folder=event_folder, each_step=each_step, clock=clock
+    )
+    return Trained(
+        sampler=pictures.averaged,
+        space=pictures.space,
+        options=pictures.options,
+        step=ended.step,
+        losses=ended.losses,
+        finished=ended.finished,
+    )
+
+
+def train_subject(
+    subject: Subject,
+    settings: TrainingSettings,
+    checkpoints: Checkpoints,
+    *,
+    watch: Callable[[Progress], None] = lambda _: None,
+    event_folder: Path | None = None,
+    each_step: Callable[[int], bool] = lambda _: False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Ended:
     """Train from the latest checkpoint, or from the start where there is none, until a budget is used up.
 
     A checkpoint is gone on from with the settings that are given now: more steps than it was made with, for example.
@@ -81,18 +122,10 @@ def train(
     were made; where it says so the training ends there, with a checkpoint.
 
     Raises:
-        ModelError: kind MODEL: a loss is no number (`training_diverged`), the checkpoint is of another model
-            (`checkpoint_mismatch`), there are too few images for a batch (`training_data_too_small`), or they are of
-            a size that the family's networks cannot have (`unfit_size`).
+        ModelError: kind MODEL: a loss is no number (`training_diverged`), or the checkpoint is of another model
+            (`checkpoint_mismatch`).
     """
-    if len(data) < settings.batch_size:
-        raise ModelError(
-            FailureKind.MODEL,
-            "training_data_too_small",
-            f"there are {len(data)} images, fewer than the batch_size of {settings.batch_size}",
-        )
-    space = image_space(data)
-    run = _Run(space, settings, data.examples(GRID_COLUMNS))
+    run = _Run(subject, settings)
     checkpoint = checkpoints.latest()
     if checkpoint is not None:
         run.restore(checkpoint)
@@ -104,7 +137,7 @@ def train(
             if each_step(run.step):
                 checkpoints.save(run.checkpoint())
                 break
-            losses = run.take_step(data)
+            losses = run.take_step()
             for name, value in losses.items():
                 seen.setdefault(name, []).append(value)
             time_up = settings.minutes is not None and clock() - started > 60 * settings.minutes
@@ -112,7 +145,7 @@ def train(
             if run.step % settings.log_every == 0 or last:
                 run.losses = {name: fmean(values) for name, values in seen.items()}
                 seen = {}
-                grid = run.grid() if run.step % settings.sample_every == 0 or last else None
+                grid = subject.sheet() if run.step % settings.sample_every == 0 or last else None
                 told = Progress(
                     step=run.step, steps=settings.steps, losses=run.losses, seconds=clock() - started, grid=grid
                 )
@@ -120,40 +153,74 @@ def train(
                 watch(told)
             if run.step % settings.checkpoint_every == 0 or last:
                 checkpoints.save(run.checkpoint())
-    return Trained(
-        sampler=run.averaged,
-        space=space,
-        options=run.options,
-        step=run.step,
-        losses=run.losses,
-        finished=run.step >= settings.steps,
+    return Ended(step=run.step, losses=run.losses, finished=run.step >= settings.steps)
+
+
+class Pictures(Subject):
+    """A family's networks, and the images that they learn from."""
+
+    current: Sampler
+    averaged: Sampler
+
+    def __init__(self, data: ImageData, settings: TrainingSettings) -> None:
+        if len(data) < settings.batch_size:
+            raise too_few(len(data), "images", settings.batch_size)
+        self.space: ImageSpace = image_space(data)
+        self._data = data
+        self._settings = settings
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self._family: Family = build(settings.family, self.space, settings.options, settings.learning_rate)
+        self._family.bfloat16 = settings.bfloat16
+        for network in self._family.networks().values():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no such overload
+        self.options: Options = self._family.options
+        self.current = self._family.sampler
+        self.averaged = deepcopy(self.current).requires_grad_(requires_grad=False).eval()
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The family's."""
+        return self._family.networks()
+
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        """The family's."""
+        return self._family.optimizers()
+
+    def learn(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Learn from the step's images."""
+        settings = self._settings
+        images, labels = self._data.batch(step, settings.batch_size, settings.seed)
+        images = augmented(images, settings.augmentation, generator)
+        return self._family.learn(step, images, labels, generator)
+
+    def sheet(self) -> NDArray[np.uint8]:
+        """Samples of the averaged network, always from the same noise."""
+        return sample_sheet(self.averaged, self._data.examples(GRID_COLUMNS))
+
+
+def too_few(count: int, what: str, batch_size: int) -> ModelError:
+    """There is less to learn from than one step takes."""
+    return ModelError(
+        FailureKind.MODEL,
+        "training_data_too_small",
+        f"there are {count} {what}, fewer than the batch_size of {batch_size}",
     )
 
 
 class _Run:
     """Everything that changes from step to step."""
 
-    def __init__(self, space: ImageSpace, settings: TrainingSettings, examples: Tensor) -> None:
-        self._examples = examples
+    def __init__(self, subject: Subject, settings: TrainingSettings) -> None:
+        self._subject = subject
         self._settings = settings
         self.step = 0
         self.losses: dict[str, float] = {}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            self._family: Family = build(settings.family, space, settings.options, settings.learning_rate)
-        self._family.bfloat16 = settings.bfloat16
-        for network in self._family.networks().values():
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no such overload
-        self.options = self._family.options
-        self.averaged: Sampler = deepcopy(self._family.sampler).requires_grad_(requires_grad=False).eval()
 
-    def take_step(self, data: ImageData) -> dict[str, float]:
+    def take_step(self) -> dict[str, float]:
         settings = self._settings
-        images, labels = data.batch(self.step, settings.batch_size, settings.seed)
         generator = torch.Generator().manual_seed(seed_of(settings.seed, self.step))
-        images = augmented(images, settings.augmentation, generator)
         self._set_rate()
-        losses = self._family.learn(self.step, images, labels, generator)
+        losses = self._subject.learn(self.step, generator)
         values = {name: loss.item() for name, loss in losses.items()}
         self.step += 1
         for name, value in values.items():
@@ -169,9 +236,9 @@ class _Run:
 
     def _set_rate(self) -> None:
         settings = self._settings
-        warm = min(1.0, (self.step + 1) / WARMUP_STEPS)
+        warm = min(1.0, (self.step + 1) / self._subject.warmup_steps)
         left = (settings.steps - self.step) / max(1.0, settings.decay * settings.steps)
-        for optimizer in self._family.optimizers().values():
+        for optimizer in self._subject.optimizers().values():
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * warm * min(1.0, max(0.05, left))
 
@@ -179,21 +246,21 @@ class _Run:
     def _average(self) -> None:
         # Early weights are far from good ones: the average reaches back over a tenth of the steps at most.
         keep = min(self._settings.average, self.step / (self.step + 10))
-        for mean, now in zip(_tensors(self.averaged), _tensors(self._family.sampler), strict=True):
+        for mean, now in zip(_tensors(self._subject.averaged), _tensors(self._subject.current), strict=True):
             if mean.is_floating_point():
                 mean.lerp_(now, 1 - keep)
             else:
                 mean.copy_(now)
 
-    def grid(self) -> NDArray[np.uint8]:
-        """Samples of the averaged network, always from the same noise."""
-        return sample_sheet(self.averaged, self._examples)
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        return {**self._subject.networks(), "average": self._subject.averaged}
 
     def checkpoint(self) -> Checkpoint:
         tensors: dict[str, Tensor] = {}
-        for name, network in {**self._family.networks(), "average": self.averaged}.items():
+        for name, network in self._networks.items():
             tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
-        for name, optimizer in self._family.optimizers().items():
+        for name, optimizer in self._subject.optimizers().items():
             for number, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{name}/{number}/{key}": value for key, value in state.items()}
         # A file keeps one layout of tensors; which one the run has is set by its networks.
@@ -207,9 +274,9 @@ class _Run:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, which must be of a model of the same shape."""
         try:
-            for name, network in {**self._family.networks(), "average": self.averaged}.items():
+            for name, network in self._networks.items():
                 network.load_state_dict(_under(checkpoint.tensors, f"{name}/"))
-            for name, optimizer in self._family.optimizers().items():
+            for name, optimizer in self._subject.optimizers().items():
                 states: dict[int, dict[str, Tensor]] = {}
                 for key, value in _under(checkpoint.tensors, f"optimizer.{name}/").items():
                     number, _, field = key.partition("/")

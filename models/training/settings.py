@@ -7,12 +7,14 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar", "text-diffusion"]
+FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar", "text-diffusion", "lora"]
 
 TEXT_FAMILIES: Final[frozenset[FamilyName]] = frozenset({"text-diffusion"})
 """They learn from captions, and draw what a text says; the others learn classes."""
 CAPTION_FILES: Final = ("captions.jsonl", "metadata.jsonl")
 """Names of a file that holds the captions of a folder's images."""
+MAX_RANK: Final = 32
+"""Of an adapter. vLLM keeps room for this rank in every layer, whatever rank an adapter has."""
 
 
 class Options(BaseModel):
@@ -90,12 +92,28 @@ class TextDiffusionOptions(Options):
     """The share of images that are learned without their caption, for guidance."""
 
 
+class LoraOptions(Options):
+    """A LoRA adapter of a base model (Hu et al., 2021, https://arxiv.org/abs/2106.09685)."""
+
+    rank: Annotated[int, Field(ge=1, le=MAX_RANK)] = 8
+    alpha: Annotated[float | None, Field(gt=0)] = None
+    """What it adds is scaled by alpha / rank; by default twice the rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of a layer's inputs that the adapter does not see in a step."""
+    targets: tuple[Annotated[str, Field(pattern=r"[A-Za-z0-9_.]+")], ...] = ()
+    """Names of the base's layers that are tuned, such as `q_proj`; by default all linear ones of a text model, those of
+    the attention of an image model."""
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """The share of the data that is not trained on: by its loss, before and after, the adapter is judged."""
+
+
 OPTIONS: Final[dict[FamilyName, type[Options]]] = {
     "diffusion": DiffusionOptions,
     "gan": GanOptions,
     "vae": VaeOptions,
     "ar": AutoregressiveOptions,
     "text-diffusion": TextDiffusionOptions,
+    "lora": LoraOptions,
 }
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from orchestrator.database import DatabaseError
-from orchestrator.job_images import UnknownImageError
+from orchestrator.job_files import UnknownFileError
 from orchestrator.jobs import ConflictError, UnknownJobError
 from orchestrator.spec_error import SpecError
 from workers.broker import BrokerError
@@ -120,7 +120,7 @@ def install(app: FastAPI, database: str) -> None:
     on(RequestError, lambda error: answer(error.status, error.message, param=error.param, code=error.code))
     on(SpecError, lambda error: answer(BAD_REQUEST, str(error), param=error.param, code=error.code))
     on(UnknownJobError, lambda error: answer(NOT_FOUND, str(error), param="job_id", code="job_not_found"))
-    on(UnknownImageError, lambda error: answer(NOT_FOUND, str(error), param=error.param, code="image_not_found"))
+    on(UnknownFileError, lambda error: answer(NOT_FOUND, str(error), param=error.param, code=error.code))
     on(ConflictError, lambda error: answer(CONFLICT, str(error), code="conflict"))
     on(StoreError, lambda error: unavailable("store_unavailable", error, str(error)))
     on(BrokerError, lambda error: unavailable("redis_unavailable", error, str(error)))

@@ -19,7 +19,8 @@ from orchestrator.api.services import ServicesOf
 from orchestrator.lifecycle import JobStatus
 from orchestrator.replay import replay_spec
 from orchestrator.source_files import check_uri
-from orchestrator.spec import JobSpec, check_static, parse_job
+from orchestrator.spec import JobSpec, parse_job
+from orchestrator.static_checks import check_static
 from orchestrator.training_source import check_data_uri
 from orchestrator.views import JobView
 from workers.broker import BrokerError
@@ -92,11 +93,16 @@ def create_job(
     spec = parse_job(data)
     if idempotency_key is not None and (earlier := services.jobs.submitted(spec, idempotency_key=idempotency_key)):
         return job_answer(earlier)  # whatever has become of its deadline or its file since
-    if spec.source.file is not None:
-        check_uri(spec.source.file)
+    rows = spec.over_rows().source.file
+    if rows is not None:
+        check_uri(rows)
     check_data_uri(spec)
     check_static(
-        spec, datetime.now(UTC), allow_faults=services.settings.allow_faults, find_trained=services.trained.find
+        spec,
+        datetime.now(UTC),
+        allow_faults=services.settings.allow_faults,
+        find_trained=services.trained.find,
+        find_adapter=services.trained.find_adapter,
     )
     services.hints.ping()  # a job that nothing can run is refused, and leaves nothing behind
     job = services.jobs.create(spec, idempotency_key=idempotency_key)

@@ -12,9 +12,10 @@ from fastapi.responses import StreamingResponse
 
 from orchestrator import results
 from orchestrator.api.errors import NOT_FOUND, RequestError
-from orchestrator.api.services import ServicesOf
-from orchestrator.job_images import find_image
+from orchestrator.api.services import Services, ServicesOf
+from orchestrator.job_files import find_file
 from orchestrator.results import Page
+from workers.records import StoredAudio, StoredImage
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 After = Annotated[int | None, Query(ge=-1, description="Begin behind the item of this index.")]
@@ -24,6 +25,8 @@ CONTENT_TYPES = {
     "csv": "text/csv; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
 }
+FILE_COLUMNS: dict[str, Literal["images", "audio"]] = {"image": "images", "audio": "audio"}
+"""Of kinds of jobs whose items end as files: the field of a record that names them."""
 _FILE: dict[int | str, dict[str, Any]] = {  # OpenAPI
     200: {"description": "The file", "content": {kind: {} for kind in CONTENT_TYPES.values()}},
 }
@@ -31,6 +34,7 @@ _FILE: dict[int | str, dict[str, Any]] = {  # OpenAPI
 _IMAGE: dict[int | str, dict[str, Any]] = {  # OpenAPI
     200: {"description": "The image", "content": {kind: {} for kind in ("image/png", "image/jpeg", "image/webp")}},
 }
+_AUDIO: dict[int | str, dict[str, Any]] = {200: {"description": "The sound", "content": {"audio/wav": {}}}}  # OpenAPI
 
 
 @router.get("/results", operation_id="list_results")
@@ -55,7 +59,8 @@ def download_results(
     chunks = results.stream(services.store, services.jobs, job_id)
     if form != "jsonl":
         spec = services.jobs.spec(job_id)
-        chunks = _exporter(form)(chunks, spec.kept, 0 if spec.kind == "image" else spec.n, tuple(spec.nodes or ()))
+        outputs = FILE_COLUMNS.get(spec.kind, spec.n)
+        chunks = _exporter(form)(chunks, spec.kept, outputs, tuple(spec.nodes or ()))
     # What is wrong from the start can still be answered with its status.
     first = next(chunks, b"")
     headers = {"Content-Disposition": f'attachment; filename="results.{form}"'}
@@ -65,15 +70,13 @@ def download_results(
 @router.get("/images/{name}", operation_id="download_image", responses=_IMAGE)
 def download_image(job_id: str, name: str, services: ServicesOf) -> StreamingResponse:
     """An image that a record of the job names: `7.png`, or `7-0.png` where items have several."""
-    image = find_image(services.store, services.jobs, job_id, name)
-    chunks = services.store.stream(image.key)
-    first = next(chunks, b"")
-    headers = {
-        "Content-Length": str(image.bytes),
-        "ETag": f'"{image.sha256}"',
-        "X-Content-Type-Options": "nosniff",
-    }
-    return StreamingResponse(chain([first], chunks), media_type=image.content_type, headers=headers)
+    return _file_answer(services, find_file(services.store, services.jobs, job_id, "image", name))
+
+
+@router.get("/audio/{name}", operation_id="download_audio", responses=_AUDIO)
+def download_audio(job_id: str, name: str, services: ServicesOf) -> StreamingResponse:
+    """A sound that a record of the job names: `7.wav`."""
+    return _file_answer(services, find_file(services.store, services.jobs, job_id, "audio", name))
 
 
 @router.get("/training/samples", operation_id="download_samples", responses=_IMAGE)
@@ -86,6 +89,17 @@ def download_samples(job_id: str, services: ServicesOf) -> Response:
 def download_losses(job_id: str, services: ServicesOf) -> Response:
     """The losses of a training so far, as JSON lines: step, losses, seconds, images a second."""
     return Response(_of_training(job_id, services, "history"), media_type=CONTENT_TYPES["jsonl"])
+
+
+def _file_answer(services: Services, file: StoredImage | StoredAudio) -> StreamingResponse:
+    chunks = services.store.stream(file.key)
+    first = next(chunks, b"")
+    headers = {
+        "Content-Length": str(file.bytes),
+        "ETag": f'"{file.sha256}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingResponse(chain([first], chunks), media_type=file.content_type, headers=headers)
 
 
 def _of_training(job_id: str, services: ServicesOf, what: Literal["samples", "history"]) -> bytes:

@@ -8,13 +8,14 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from models import catalog, image_catalog
+from models import audio_catalog, catalog, image_catalog
 from models.image_catalog import TRAINED_ENGINE
 from orchestrator import database, metrics
 from orchestrator.api.errors import TYPES, UNAVAILABLE
 from orchestrator.api.services import Services, ServicesOf, check_key
 from workers.broker import BrokerError
 from workers.store import StoreError
+from workers.trained_models import TrainedModel
 
 open_router = APIRouter(tags=["service"])
 """Answers without a key: a load balancer has none."""
@@ -90,22 +91,48 @@ def list_models(services: ServicesOf) -> dict[str, object]:
     ]
     data += [
         {
+            "id": entry.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "nightmill",
+            "kind": "audio",
+            "description": entry.description,
+            "engines": [entry.engine],
+            "license": entry.license,
+        }
+        for entry in audio_catalog.list_audio_models()
+        if entry.name not in catalog.MODELS
+    ]
+    data += [
+        {
             "id": model.name,
             "object": "model",
             "created": int(model.trained_at),
             "owned_by": "nightmill",
-            "kind": "image",
-            "description": f"trained by job {model.version} on {model.source}",
-            "engines": [TRAINED_ENGINE],
+            "kind": "text" if model.is_text else "image",
+            "description": f"{_what(model)}trained by job {model.version} on {model.source}",
+            "engines": _engines(model),
             "license": model.license,
             "version": model.version,
             "family": model.family,
             "classes": model.classes,
             "size": [model.width, model.height],
+            "base": model.base,
+            "metrics": model.metrics,
         }
         for model in services.trained.newest()
     ]
     return {"object": "list", "data": data}
+
+
+def _what(model: TrainedModel) -> str:
+    return "" if model.base is None else f"a LoRA adapter of {model.base}, "
+
+
+def _engines(model: TrainedModel) -> list[str]:
+    if model.base is None:
+        return [TRAINED_ENGINE]
+    return list(catalog.TEXT_ENGINES) if model.is_text else ["diffusers"]
 
 
 @router.get("/metrics", operation_id="read_metrics", response_class=Response)

@@ -86,6 +86,8 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
         return [f"{record['status']}: {record['error']['code']}: {record['error']['message']}"]
     if "trained" in record:
         model = record["trained"]
+        if model.get("base"):
+            return [f"adapter {model['name']}@{model['version']} of {model['base']}{_judged(model['metrics'])}"]
         size = f"{model['width']} by {model['height']}"
         return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes']) or 'any text'}"]
     if "images" in record:
@@ -93,9 +95,19 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
             f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}{_of_prompt(record)}"
             for image in record["images"]
         ]
+    if "audio" in record:
+        return [
+            f"{sound['key'].rpartition('/')[2]}, {sound['seconds']:.1f} s: {record['prompt'].strip()}"
+            for sound in record["audio"]
+        ]
     if "outputs" in record:
         return [_text(output["text"]) for output in record["outputs"]]
     return [_text(record.get("output", record["status"]))]
+
+
+def _judged(metrics: Mapping[str, float]) -> str:
+    before, after = metrics.get("held_out_loss_before"), metrics.get("held_out_loss")
+    return "" if before is None or after is None else f": loss on held-out data {before:.4f} before, {after:.4f} after"
 
 
 def _of_prompt(record: Mapping[str, Any]) -> str:  # a record: any JSON

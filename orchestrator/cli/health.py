@@ -47,7 +47,7 @@ def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @guarded
 def models(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the models that a job can name, and whether they can run on this machine."""
-    from models import catalog, image_catalog
+    from models import audio_catalog, catalog, image_catalog
 
     installed = catalog.installed_engines()
     entries: list[dict[str, Any]] = [  # JSON
@@ -73,9 +73,21 @@ def models(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
         }
         for entry in image_catalog.list_image_models()
     ]
+    audio: list[dict[str, Any]] = [  # JSON
+        {
+            "name": entry.name,
+            "kind": "audio",
+            "description": entry.description,
+            "engines": [entry.engine],
+            "runs_here": [] if audio_catalog.missing_packages(entry.engine) else [entry.engine],
+            "voices": entry.voices,
+            "license": entry.license,
+        }
+        for entry in audio_catalog.list_audio_models()
+    ]
     trained = _trained(data_dir)
     if as_json:
-        print_json([*entries, *images, *trained])
+        print_json([*entries, *images, *audio, *trained])
         return
     rows = [
         [
@@ -85,15 +97,22 @@ def models(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
             f"{entry['context_length']:,}" if "context_length" in entry else "",
             str(entry["description"]),
         ]
-        for entry in [*entries, *images, *trained]
+        for entry in [*entries, *images, *audio, *trained]
     ]
     print_table(["kind", "name", "runs here with", "context", "what it is"], rows, right=["context"])
     say("A folder with a model (model: ./my-model) or a hub id (model: org/name) can be named as well.")
 
 
+def _missing(engine: str) -> tuple[str, ...]:
+    from models import catalog, image_catalog
+
+    if engine in image_catalog.IMAGE_ENGINES:
+        return image_catalog.missing_packages(engine)
+    return next((catalog.missing_packages(name) for name in catalog.ENGINES if name == engine), (engine,))
+
+
 def _trained(data_dir: Path | None) -> list[dict[str, Any]]:  # JSON
     """Models that jobs have trained, as far as there is a service that knows them."""
-    from models.image_catalog import TRAINED_ENGINE, missing_packages
     from orchestrator.cli.output import CommandError
     from orchestrator.cli.reach import reading_service, settings_for
     from orchestrator.cli.text import moment
@@ -106,17 +125,20 @@ def _trained(data_dir: Path | None) -> list[dict[str, Any]]:  # JSON
     return [
         {
             "name": entry.id,
-            "kind": "image",
+            "kind": entry.kind,
             "description": f"{entry.family}, {'x'.join(map(str, entry.size))}, trained {moment(entry.created)}: "
-            f"{', '.join(entry.classes) or 'any text'}",
-            "engines": [TRAINED_ENGINE],
-            "runs_here": [] if missing_packages(TRAINED_ENGINE) else [TRAINED_ENGINE],
+            f"{', '.join(entry.classes) or 'any text'}"
+            if entry.base is None
+            else f"a LoRA adapter of {entry.base}, trained {moment(entry.created)}",
+            "engines": list(entry.engines),
+            "runs_here": [engine for engine in entry.engines if not _missing(engine)],
             "license": entry.license,
             "version": entry.version,
             "family": entry.family,
             "classes": list(entry.classes),
             "size": list(entry.size),
             "trained_at": entry.created,
+            "base": entry.base,
         }
         for entry in found
     ]

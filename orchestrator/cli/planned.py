@@ -39,8 +39,9 @@ def plan(
     for spec in jobs_of(whole):
         with tempfile.TemporaryDirectory(prefix="nightmill-plan-") as folder:
             staging = Staging(FolderStore(folder), STAGED)
-            source = job_source(spec, staging)
-            planned.append((spec, plan_job(spec, source, staging, on_shards=lambda _: None, samples=samples)))
+            rows = spec.over_rows()
+            source = job_source(rows, staging)
+            planned.append((spec, plan_job(rows, source, staging, on_shards=lambda _: None, samples=samples)))
     if as_json:
         shown = [_as_json(spec, summary) for spec, summary in planned]
         print_json({"name": whole.name, "kind": whole.kind, "nodes": shown} if whole.nodes else shown[0])
@@ -66,20 +67,17 @@ def _as_json(spec: JobSpec, summary: PlanSummary) -> dict[str, object]:
 
 
 def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
-    size = spec.source.grid_size
-    rows = f" ({summary.rows:,} rows by {size:,} combinations of the grid)" if size > 1 else ""
     lines = [
         f"{spec.name}: {'every row is fine' if spec.training is None else 'can be trained'}",
-        f"  items    {summary.items:,}{rows}",
-        f"  shards   {summary.shards:,}, of {summary.items_per_shard:,} items at most",
+        *_items(spec, summary),
         f"  model    {spec.model} ({_runs_here(spec)})",
         f"  output   {_output(spec, summary)}",
     ]
     if spec.data is not None:
-        lines.append(f"  data     {spec.data.dataset or spec.data.folder}")
+        lines.append(f"  data     {spec.data.dataset or spec.input_file}")
     if spec.source.file is not None:
         lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
-    if summary.columns and spec.data is None:
+    if summary.columns:
         lines.append(f"  columns  {', '.join(summary.columns)}")
     if summary.fields:
         lines.append(f"  used     {', '.join(summary.fields)}")
@@ -89,39 +87,59 @@ def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
         lines.append(f"  needs    {', '.join(spec.upstream)}")
     if spec.deadline is not None:
         lines.append(f"  deadline {spec.deadline}")
-    for number, sample in enumerate(() if spec.data is not None else summary.samples):
-        lines += ["", f"  prompt {number}:"]
+    for number, sample in enumerate(summary.samples):
+        lines += ["", f"  {'prompt' if spec.data is None else 'row'} {number}:"]
         for message in sample:
             lines += [f"    {message.role}:", *(f"      {line}" for line in message.content.rstrip().splitlines())]
     return lines
+
+
+def _items(spec: JobSpec, summary: PlanSummary) -> list[str]:
+    if spec.data is not None and spec.data.file is not None:
+        return [f"  rows     {summary.rows:,}"]
+    size = spec.source.grid_size
+    rows = f" ({summary.rows:,} rows by {size:,} combinations of the grid)" if size > 1 else ""
+    return [
+        f"  items    {summary.items:,}{rows}",
+        f"  shards   {summary.shards:,}, of {summary.items_per_shard:,} items at most",
+    ]
 
 
 def _output(spec: JobSpec, summary: PlanSummary) -> str:
     if spec.training is not None:
         training, work = spec.training, spec.train_work(spec.seed)
         budget = "" if training.budget is None else f", {training.budget} at most"
-        return f"a {training.family} model of {work.width} by {work.height}, {training.steps:,} steps{budget}"
+        steps = f"{work.parsed_settings().steps:,} steps{budget}"
+        if training.base is not None:
+            return f"an adapter of {training.base}, {steps}"
+        return f"a {training.family} model of {work.width} by {work.height}, {steps}"
     if spec.kind == "image":
         return f"{spec.n * summary.items:,} images by {', '.join(spec.steps)}"
+    if spec.kind == "audio":
+        voice = "" if spec.audio.voice is None else f" by the voice {spec.audio.voice}"
+        return f"{summary.items:,} spoken texts{voice}"
     longest = spec.sampling.max_tokens * spec.n * summary.items
     return f"{longest:,} tokens at most ({spec.sampling.max_tokens:,} an output)"
 
 
 def _runs_here(spec: JobSpec) -> str:
-    from models import catalog
+    from models import audio_catalog, catalog
     from models.errors import ModelError
     from models.image_catalog import engine_key
     from models.training_run import check_training_engine
-    from orchestrator.spec import may_be_trained
+    from orchestrator.static_checks import may_be_trained
 
     if may_be_trained(spec):
         return "one that was trained, if there is"
     try:
         if spec.kind == "train":
-            check_training_engine()
+            check_training_engine(tuning=spec.training is not None and spec.training.base is not None)
             return "can be trained here"
         if spec.kind == "image":
             engine_key(spec.model, spec.steps)
+            return "runs here"
+        if spec.kind == "audio":
+            audio_catalog.engine_key(spec.model)
             return "runs here"
         return f"runs here with {catalog.choose_engine(spec.model, spec.engine)}"
     except ModelError as error:

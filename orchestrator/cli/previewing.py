@@ -124,6 +124,8 @@ def print_previews(records: Sequence[Mapping[str, Any]], prompts: Sequence[Asked
         foot = f"{usage.get('completion_tokens', 0)} tokens, {record.get('finish_reason', record['status'])}"
         if "images" in record:
             foot = f"seed {record['seed']}, {record['reproducible']}"
+        if "audio" in record:
+            foot = f"{record['audio'][0]['seconds']:.1f} s, {record['reproducible']}"
         if "nodes" in record:
             foot = str(record["status"])
         title = f"item {record['index']}{f' · {given}' if given else ''}"

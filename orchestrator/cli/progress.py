@@ -23,7 +23,7 @@ WINDOW_SECONDS = 20.0
 """Speeds are averages over this long."""
 _RUNNING = {"loading": "loading model", "reading": "generating", "generating": "generating", "writing": "generating"}
 
-_TRAINING = {"loading": "loading", "reading": "fetching images", "generating": "training", "writing": "saving"}
+_TRAINING = {"loading": "loading", "reading": "fetching its data", "generating": "training", "writing": "saving"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,8 @@ def figures(snapshot: Snapshot) -> str:
     if snapshot.tokens_per_second is not None:
         parts.append(f"{snapshot.tokens_per_second:,.0f} tokens/s")
     if snapshot.images_per_second is not None:
-        parts.append(f"{snapshot.images_per_second:,.1f} images/s")
+        what = "examples" if snapshot.unit == "steps" else "images"
+        parts.append(f"{snapshot.images_per_second:,.1f} {what}/s")
     if snapshot.seconds_left is not None:
         parts.append(f"{duration(snapshot.seconds_left)} left")
     return " · ".join(parts)

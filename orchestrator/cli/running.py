@@ -166,9 +166,10 @@ def preview(
             print_json([{**record, "messages": asked} for record, asked in zip(records, prompts, strict=False)])
         else:
             print_previews(records, prompts)
-        if job.images or job.nodes:
+        if job.images or job.sounds or job.nodes:
             folder = out or Path(tempfile.gettempdir()) / f"nightmill-preview-{job.id}"
-            say(f"to be looked at: {save_job(service.client, job, folder, 'jsonl')}")
+            what = "listened to" if job.sounds else "looked at"
+            say(f"to be {what}: {save_job(service.client, job, folder, 'jsonl')}")
         if exit_code(job, fail_on_errors=False):
             conclude(
                 Ending(job, f"nightmill results {job.id}", source=spec.source.file), as_json=False, fail_on_errors=False
@@ -185,21 +186,22 @@ def checked_job(job_file: Path, overrides: list[str] | None, *, allow_faults: bo
 
     from orchestrator.jobfile import is_local, load_job_file
     from orchestrator.source_files import check_local
-    from orchestrator.spec import check_static
+    from orchestrator.static_checks import check_static
     from orchestrator.training_source import check_local_folder, is_local_folder
 
     spec = load_job_file(job_file, overrides or ())
     check_static(spec, datetime.now(UTC), allow_faults=allow_faults)
     if is_local_folder(spec):
         check_local_folder(Path(spec.input_file or ""))
-    if spec.source.file is not None and is_local(spec.source.file):
-        check_local(Path(spec.source.file))
+    source = spec.over_rows().source.file
+    if source is not None and is_local(source):
+        check_local(Path(source))
     if rows and _quickly_read(spec):
         # The scheduler will say the same, but only once everything has been started and uploaded.
         from orchestrator.planning import plan_here
 
         for each in jobs_of(spec):
-            plan_here(each)
+            plan_here(each.over_rows())
     return spec
 
 
@@ -213,7 +215,7 @@ def jobs_of(spec: JobSpec) -> list[JobSpec]:
 def _quickly_read(spec: JobSpec) -> bool:
     from orchestrator.jobfile import is_local
 
-    source = spec.source
+    source = spec.over_rows().source
     if source.file is not None:
         return is_local(source.file) and Path(source.file).stat().st_size <= QUICK_BYTES
     return (source.count or 1) * source.grid_size <= QUICK_ITEMS
@@ -243,7 +245,7 @@ class Submission:
 
         from orchestrator.jobfile import is_local
 
-        source = spec.source.file
+        source = spec.over_rows().source.file
         if source is not None and is_local(source):
             shown.phase("uploading")
             spec = spec.with_source_file(client.upload(Path(source)).uri)

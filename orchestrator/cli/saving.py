@@ -21,11 +21,16 @@ def save_job(client: Client, job: JobView, folder: Path, form: ResultFormat) -> 
         return save_flow(client, job, folder, form)
     if job.training is not None:
         save_training(client, job.id, job.training, folder)
-    if job.images is None:
-        return save_results(client, job.id, folder, form)
-    from orchestrator.cli.pictures import save_images  # noqa: PLC0415 - Pillow only where there are images
+    if job.images is not None:
+        from orchestrator.cli.pictures import save_images  # noqa: PLC0415 - Pillow only where there are images
 
-    page = save_images(client, job, folder)
+        page = save_images(client, job, folder)
+    elif job.sounds is not None:
+        from orchestrator.cli.sounds import save_sounds  # noqa: PLC0415 - a page's template only where there is one
+
+        page = save_sounds(client, job, folder)
+    else:
+        return save_results(client, job.id, folder, form)
     if form != "jsonl":
         save_results(client, job.id, folder, form)
     return page

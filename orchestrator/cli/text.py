@@ -44,14 +44,15 @@ def tokens(job: JobView) -> str:
 
 
 def output(job: JobView) -> tuple[str, str]:
-    """What came out of a job, as name and value: its images, or its tokens."""
+    """What came out of a job, as name and value: its images, its spoken texts, or its tokens."""
     if job.training is not None:
         return "training", training_text(job.training)
-    if job.images is None:
-        return "tokens", tokens(job)
-    seconds = generation_seconds(job)
-    text = f"{job.images:,}"
-    return "images", f"{text} · {job.images / seconds:,.1f} images/s" if seconds and job.images else text
+    for name, made in (("images", job.images), ("spoken", job.sounds)):
+        if made is not None:
+            seconds = generation_seconds(job)
+            rate = f" · {made / seconds:,.1f} {'images' if name == 'images' else 'texts'}/s" if seconds and made else ""
+            return name, f"{made:,}{rate}"
+    return "tokens", tokens(job)
 
 
 def node_text(node: NodeView) -> str:
@@ -67,10 +68,10 @@ def node_text(node: NodeView) -> str:
 
 
 def training_text(training: TrainingProgress) -> str:
-    """`step 500 of 2,000 · loss 0.1234 · 310 images/s · last checkpoint at 500`."""
+    """`step 500 of 2,000 · loss 0.1234 · 310 examples/s · last checkpoint at 500`."""
     parts = [f"step {training.step:,} of {training.steps:,}", losses_text(training)]
     if training.images_per_second:
-        parts.append(f"{training.images_per_second:,.0f} images/s")
+        parts.append(f"{training.images_per_second:,.0f} examples/s")
     if training.resumed_at:
         parts.append(f"went on from step {training.resumed_at:,}")
     if training.checkpoint is not None:

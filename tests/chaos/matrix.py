@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from models.backends.vllm import OWN_PROCESSES
+from models.backends.vllm_environment import OWN_PROCESSES
 from tests.chaos import item_faults, process_faults, redis_faults, sql_faults, store_faults
 from tests.chaos.fault import MANY_SEEDS, Fault
 from tests.chaos.moments import MOMENTS, Moment

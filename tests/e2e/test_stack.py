@@ -19,6 +19,7 @@ from tests.support.certificates import Authority
 from tests.support.commands import ROOT, Nightmill
 from tests.support.eventually import eventually
 from tests.support.running import is_running
+from tests.support.sounds import read_wav, share_between
 
 ROWS = 150
 TONES = ("warm", "bold")
@@ -150,6 +151,31 @@ def test_a_service_has_its_own_rules_and_signs(nightmill: Nightmill, tmp_path: P
     rules.write_text("default: {deny: weapon}\n")
     said = nightmill.run("up", "--port", "0", code=3)
     assert "safety.yaml, line 1: default.deny must be a list" in said
+    nightmill.none_is_left()
+
+
+def test_a_speech_job_runs_from_the_file_to_a_page_of_players(nightmill: Nightmill, tmp_path: Path) -> None:
+    job = tmp_path / "speech.yaml"
+    texts = ["The tent is light.", "", "It stands in a storm. It dries within an hour, and it packs small."]
+    spec = {
+        "kind": "audio",
+        "model": "hibari-tts",
+        "prompt": "{{ text }}",
+        "source": {"items": [{"text": text} for text in texts]},
+    }
+    job.write_text(json.dumps(spec))
+    nightmill.run("up", "--detach", "--port", "0")
+    said = nightmill.run("run", job, "--out", tmp_path / "out")
+    assert "2 ok · 1 failed" in said
+    assert "spoken   2" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"records.jsonl", "audio", "audio.html"}
+    short, long = (read_wav((tmp_path / f"out/audio/{index}.wav").read_bytes()) for index in (0, 2))
+    for samples, rate in (short, long):
+        assert share_between(samples, rate, 80, 4000) > 0.9
+    assert len(long[0]) > 2 * len(short[0])
+    assert "The tent is light." in nightmill.run("preview", job, "--n", "1", "--out", tmp_path / "seen")
+    assert (tmp_path / "seen" / "audio" / "0.wav").read_bytes() != b""
+    nightmill.run("down")
     nightmill.none_is_left()
 
 

@@ -13,8 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from models.backend import Backend, ImageBackend
 from models.backends.echo import EchoBackend
+from models.backends.echo_audio import EchoAudio
 from models.backends.echo_images import EchoImages
 from models.errors import FailureKind
 from orchestrator import results
@@ -37,6 +37,7 @@ from tests.integration.test_image_jobs import InProcess
 from tests.support.clocks import ManualClock
 from tests.support.shards import Outbox, apply, execution_id, failure, finished, report
 from workers.contracts import ShardTask
+from workers.engines import AnyBackend
 from workers.execute import Execution
 from workers.store import ObjectStore, open_store
 
@@ -106,10 +107,11 @@ class Stand:
             return
         run = Execution(task, execution, self.store)
         run.granted.set()
-        part = asyncio.run(self._part(run, EchoBackend() if task.work.image is None else EchoImages()))
+        kinds: list[tuple[object, type[AnyBackend]]] = [(task.work.image, EchoImages), (task.work.audio, EchoAudio)]
+        part = asyncio.run(self._part(run, next((kind for work, kind in kinds if work is not None), EchoBackend)()))
         apply(self.engine, self.clock, started, report(task, "finished", execution, part=part, counts=part.counts))
 
-    async def _part(self, run: Execution, backend: Backend | ImageBackend) -> Any:
+    async def _part(self, run: Execution, backend: AnyBackend) -> Any:
         return await run.run(backend, await backend.load())
 
     def records(self, flow: str) -> list[dict[str, Any]]:
@@ -145,6 +147,22 @@ def test_each_item_of_a_flow_ends_with_one_record_of_all_its_nodes(stand: Stand)
     manifest = orjson.loads(stand.store.get(manifest_key(flow)))
     assert manifest["nodes"] == {node.name: node.job for node in job.nodes}
     assert (manifest["items"], manifest["counts"]["ok"], manifest["shards"]) == (16, 16, [])
+
+
+def test_what_a_node_writes_another_speaks(stand: Stand) -> None:
+    nodes = {
+        "speech": {"kind": "audio", "model": "echo", "prompt": "{{ copy }}", "audio": {"speed": 2}},
+        "copy": {"kind": "echo", "prompt": "{% if name != 'shoe 1' %}Listen: {{ name }}.{% endif %}"},
+    }
+    flow = stand.submit(nodes=nodes)
+    stand.run()
+    assert list(dict.fromkeys(stand.ran)) == ["copy", "speech"]
+    records = stand.records(flow)
+    assert [record["status"] for record in records] == ["ok", "failed", "ok", "ok"]
+    assert records[1]["nodes"]["speech"]["error"]["code"] == "unspeakable"
+    spoken = records[2]["nodes"]["speech"]
+    assert (spoken["prompt"], spoken["settings"]) == ("Listen: shoe 2.", {"speed": 2})
+    assert stand.store.get(spoken["audio"][0]["key"]).startswith(b"RIFF")
 
 
 def test_pages_of_a_flow_reach_as_far_as_every_node(stand: Stand) -> None:

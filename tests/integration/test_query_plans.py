@@ -13,10 +13,10 @@ from orchestrator import (
     collector,
     dispatch,
     endings,
+    file_sweep,
     finalize,
     flows,
     forecasts,
-    image_sweep,
     manifest,
     reaper,
     removals,
@@ -127,7 +127,7 @@ HOT = {
     "totals of a job": sums.sums([JOB]),
     "one shard": endings.one_shard(JOB, 7),
     "what the shards of an ended job name": collector.shard_parts(collector.Ended(JOB, 1, planned=True), [3, 4]),
-    "the shards that hold images of an ended job": image_sweep.shards_holding(JOB, 1, 55, 70),
+    "the shards that hold files of an ended job": file_sweep.shards_holding(JOB, 1, 55, 70),
 }
 
 

@@ -20,6 +20,7 @@ from models.catalog import ENGINES, Engine, missing_packages
 from models.errors import FailureKind, ModelError
 from models.spec import output_seed
 from tests.support.model_host import ModelHost
+from tests.support.text_models import save_text_adapter
 
 pytestmark = pytest.mark.model
 
@@ -181,6 +182,26 @@ def test_long_seeded_prompts_are_read_at_once(host: ModelHost, engine: Engine) -
     # Once, vLLM read a prompt in pieces where several filled its step, which killed it where one had a seed.
     results = host.ask(*({**long, "seed": seed} for seed in range(4 if engine == "vllm" else 2)))
     assert all(result.error is None and result.usage.prompt_tokens > 2000 for result in results)
+
+
+@pytest.fixture(scope="module")
+def adapters(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    home = tmp_path_factory.mktemp("adapters")
+    return [str(save_text_adapter(smollm2.prepare(cache_dir), home / f"{seed}", seed=seed)) for seed in (1, 2)]
+
+
+def test_adapters_of_one_batch_do_not_mix(host: ModelHost, adapters: list[str]) -> None:
+    asked = {"text": STORY, "ignore_eos": True}
+    (alone,) = host.ask({**asked, "adapter": adapters[0]})
+    one, two, none, again = host.ask(
+        {**asked, "adapter": adapters[0]}, {**asked, "adapter": adapters[1]}, asked, {**asked, "adapter": adapters[0]}
+    )
+    texts = [result.outputs[0].text for result in (one, two, none)]
+    assert len(set(texts)) == 3
+    assert one.outputs == again.outputs
+    # Sums differ with the batch, and then so may a late token.
+    assert alone.outputs[0].text[:6] == texts[0][:6]
+    assert text_of(host, **asked)[:20] == texts[2][:20]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import msgspec
 
+from models.adapters import find_adapter
 from models.backend import Backend
 from models.backends.vllm_environment import engine_environment
 from models.errors import FailureKind, ModelError
@@ -105,7 +106,9 @@ class ModelHost:
 
 def _request(index: int, fields: dict[str, Any]) -> TextRequest:
     messages = (Message("user", fields.pop("text")),)
-    own = {name: fields.pop(name) for name in ("n", "schema", "limit") if name in fields}
+    own = {name: fields.pop(name) for name in ("n", "schema", "limit", "adapter") if name in fields}
+    if "adapter" in own:
+        own["adapter"] = find_adapter(Path(own["adapter"]), "one of a test")
     if "limit" in own:
         own["max_tokens"] = own.pop("limit")
     seed = fields.pop("seed", 0)

@@ -19,8 +19,9 @@ import pytest
 from orchestrator.jobfile import load_job_file
 from orchestrator.planning import Staging, plan, plan_here
 from orchestrator.source_files import open_source
-from orchestrator.spec import check_static, parse_job
+from orchestrator.spec import parse_job
 from orchestrator.spec_error import SpecError
+from orchestrator.static_checks import check_static
 from workers.store_folder import FolderStore
 
 NOW = datetime(2031, 5, 1, 12, tzinfo=UTC)

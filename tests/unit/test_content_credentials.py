@@ -19,7 +19,8 @@ from PIL import Image
 
 from tests.support.certificates import Authority, Key, write_key
 from workers.content_credentials import ASSERTION, ContentCredentials, CredentialsError
-from workers.picture_files import CONTENT_TYPES, Provenance, encode_picture
+from workers.picture_files import CONTENT_TYPES, encode_picture
+from workers.provenance import Provenance
 from workers.settings import CredentialFiles, Settings, SettingsError, load_settings
 
 MADE = Provenance(prompt="a red shoe", model="m", revision="sha256:1", seed=5, job="J", index=3, image=1)

@@ -11,12 +11,14 @@ import pytest
 from orchestrator.flow_spec import MAX_NODES, in_order, node_specs, placeholder
 from orchestrator.jobfile import load_job_file
 from orchestrator.planning import plan_here
-from orchestrator.spec import check_static, parse_job
+from orchestrator.spec import parse_job
 from orchestrator.spec_error import SpecError
+from orchestrator.static_checks import check_static
 
 NOW = datetime(2031, 5, 1, 12, tzinfo=UTC)
 TEXT: dict[str, Any] = {"kind": "echo", "prompt": "on {{ name }}"}
 PICTURE: dict[str, Any] = {"kind": "image", "model": "echo", "prompt": "{{ name }}"}
+SPEECH: dict[str, Any] = {"kind": "audio", "model": "echo", "prompt": "{{ name }}"}
 UPSCALE: dict[str, Any] = {"kind": "image", "steps": ["upscale"], "input": "picture"}
 
 
@@ -51,7 +53,18 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "nodes.a.prompt",
         "name it as input",
     ),
-    "a text as a picture": (flow({"picture": TEXT, "a": UPSCALE}), "nodes.a.input", "makes echo and no image"),
+    "a text as a picture": (flow({"picture": TEXT, "a": UPSCALE}), "nodes.a.input", "makes text and no image"),
+    "speech in a prompt": (
+        flow({"voice": SPEECH, "a": {**TEXT, "prompt": "{{ voice }}"}}),
+        "nodes.a.prompt",
+        "uses voice, which makes sounds and no text",
+    ),
+    "speech as a picture": (flow({"picture": SPEECH, "a": UPSCALE}), "nodes.a.input", "makes sounds and no image"),
+    "a voice that is not there": (
+        flow({"a": {**SPEECH, "model": "hibari-tts", "audio": {"voice": "x"}}}),
+        "nodes.a.audio.voice",
+        "has no voice 'x'",
+    ),
     "one picture of several": (
         flow({"picture": {**PICTURE, "n": 2}, "a": UPSCALE}),
         "nodes.a.input",

@@ -19,9 +19,10 @@ from orchestrator import image_spec
 from orchestrator.jobfile import load_job_file
 from orchestrator.local_images import sent_along
 from orchestrator.planning import default_shard_size, plan_here
-from orchestrator.spec import check_static, parse_job
+from orchestrator.spec import parse_job
 from orchestrator.spec_error import SpecError
 from orchestrator.speeds import shape_of
+from orchestrator.static_checks import check_static
 from workers.contracts import CountRange, ImageWork, ShardTask, Work, decode, encode
 from workers.screening import DenyList
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workers.picture_files import NAMESPACE, Provenance, encode_picture, xmp_packet
+from workers.picture_files import NAMESPACE, encode_picture, xmp_packet
+from workers.provenance import Provenance
 
 RNG = np.random.default_rng(5)
 RGB = RNG.integers(0, 255, (20, 30, 3), dtype=np.uint8)

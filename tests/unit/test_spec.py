@@ -12,8 +12,9 @@ import pytest
 from models.spec import Message
 from orchestrator.deadlines import resolve_deadline
 from orchestrator.jobfile import is_local, load_job_file
-from orchestrator.spec import JobSpec, check_static, parse_job, template_param
+from orchestrator.spec import JobSpec, parse_job
 from orchestrator.spec_error import SpecError, choices, nearest
+from orchestrator.static_checks import check_static, template_param
 from workers.contracts import CountRange, ShardTask, decode, encode
 
 NOW = datetime(2031, 5, 1, 12, tzinfo=UTC)

@@ -11,9 +11,10 @@ import pytest
 from models.errors import UnknownModelError
 from models.training_run import split_version
 from orchestrator.jobfile import load_job_file
-from orchestrator.spec import check_static, may_be_trained, parse_job
+from orchestrator.spec import parse_job
 from orchestrator.spec_error import SpecError
 from orchestrator.speeds import shape_of
+from orchestrator.static_checks import check_static, may_be_trained
 from orchestrator.training_source import check_data_uri
 from workers.contracts import (
     CountRange,
@@ -85,7 +86,7 @@ def test_samples_come_with_losses() -> None:
         ({"data": {"folder": "s3://b/", "width": 30, "height": 32}}, "data.width", "multiple"),
         ({"data": {"dataset": "fashion-mnist", "colour": True}}, "data", "has its own"),
         ({"data": {"dataset": "cats"}}, "data.dataset", "fashion-mnist"),
-        ({"training": {"family": "lora"}}, "training.family", "'vae'"),
+        ({"training": {"family": "unet"}}, "training.family", "'vae'"),
         ({"training": {"family": "vae", "options": {"depth": 3}}}, "training.options.depth", "depth"),
         ({"training": {"family": "vae", "budget": "soon"}}, "training.budget", "no span of time"),
         ({"training": {"family": "vae", "budget": "0m"}}, "training.budget", "no span of time"),

@@ -1,13 +1,13 @@
-"""Which images of an ended job are named by no record, and never will be: those of executions that lost.
+"""Which files of an ended job's items are named by no record, and never will be: those of executions that lost.
 
-A record may name images of an earlier execution, even of another shard's: a retry carries over what was ok, and so does
-each half of a shard that was split. So an image is judged by its item, not by its folder: the shard that holds the item
-now, and the parts that this shard has or is to carry over, say what is named.
+They are images and sounds. A record may name files of an earlier execution, even of another shard's: a retry carries
+over what was ok, and so does each half of a shard that was split. So a file is judged by its item, not by its folder:
+the shard that holds the item now, and the parts that this shard has or is to carry over, say what is named.
 
 Kept is, beside what is named, whatever a later part could name, for the reasons that `orchestrator.collector` gives for
 parts: all of a shard that has no part, unless its job was cancelled; and whatever is of an attempt that this database
 does not know. As there, SQL is asked with the job's generation before anything is deleted: a retry that begins after
-that look carries over a part that was looked at, and writes its own images under higher tokens.
+that look carries over a part that was looked at, and writes its own files under higher tokens.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from sqlalchemy import Engine, Select, func, select
 from orchestrator import database
 from orchestrator.lifecycle import JOB_TERMINAL, JobStatus
 from orchestrator.tables import Job, Shard
-from workers.contracts import images_prefix
+from workers.contracts import audio_prefix, images_prefix
 from workers.store import MissingObjectError, ObjectStore
 
 _TERMINAL = [status.value for status in sorted(JOB_TERMINAL)]
-_IMAGE = re.compile(r"((\d{6,})-(\d{4,})-[0-9A-Z]+)/(\d+)(?:-\d+)?\.[a-z]{3,4}")
+_FILE = re.compile(r"((\d{6,})-(\d{4,})-[0-9A-Z]+)/(\d+)(?:-\d+)?\.[a-z]{3,4}")
 
 
 @dataclass(frozen=True, slots=True)
-class ImageName:
-    """What the key of an image says."""
+class FileName:
+    """What the key of an item's file says."""
 
     key: str
     folder: str
@@ -41,27 +41,34 @@ class ImageName:
     index: int
 
 
-class _Image(msgspec.Struct):
+class _File(msgspec.Struct):
     key: str
 
 
 class _Names(msgspec.Struct):
-    """As much of a record as it takes to know which images it names."""
+    """As much of a record as it takes to know which files it names."""
 
     index: int
-    images: tuple[_Image, ...] = ()
+    images: tuple[_File, ...] = ()
+    audio: tuple[_File, ...] = ()
 
 
 _names = msgspec.json.Decoder(_Names)
 
 
-def image_name_of(job_id: str, key: str) -> ImageName | None:
-    """What a key says; None where it is not that of an image of the job."""
-    match = _IMAGE.fullmatch(key.removeprefix(images_prefix(job_id)))
-    return None if match is None else ImageName(key, match[1], int(match[2]), int(match[3]), int(match[4]))
+def files_prefixes(job_id: str) -> tuple[str, ...]:
+    """Where the files of a job's items lie."""
+    return images_prefix(job_id), audio_prefix(job_id)
 
 
-def losing_images(
+def file_name_of(job_id: str, key: str) -> FileName | None:
+    """What a key says; None where it is not that of a file of the job's items."""
+    prefix = next((prefix for prefix in files_prefixes(job_id) if key.startswith(prefix)), None)
+    match = None if prefix is None else _FILE.fullmatch(key.removeprefix(prefix))
+    return None if match is None else FileName(key, match[1], int(match[2]), int(match[3]), int(match[4]))
+
+
+def losing_files(
     engine: Engine, store: ObjectStore, job_id: str, generation: int, keys: Sequence[str]
 ) -> Sequence[str]:
     """Those of the keys that no record can ever name; none where the job went on since.
@@ -69,7 +76,7 @@ def losing_images(
     Raises:
         StoreError: the store cannot be reached.
     """
-    names = [name for key in keys if (name := image_name_of(job_id, key)) is not None]
+    names = [name for key in keys if (name := file_name_of(job_id, key)) is not None]
     losing: list[str] = []
     for _, group in groupby(names, key=lambda name: name.folder):
         losing += _losing(engine, store, job_id, generation, list(group))
@@ -98,9 +105,9 @@ def shards_holding(
 
 
 def _losing(
-    engine: Engine, store: ObjectStore, job_id: str, generation: int, names: Sequence[ImageName]
+    engine: Engine, store: ObjectStore, job_id: str, generation: int, names: Sequence[FileName]
 ) -> Sequence[str]:
-    """Of the images of one folder."""
+    """Of the files of one folder."""
     indexes = [name.index for name in names]
     with database.reading(engine) as connection:
         shards = connection.execute(shards_holding(job_id, generation, min(indexes), max(indexes))).all()
@@ -117,7 +124,7 @@ def _losing(
 
 
 def _named(store: ObjectStore, parts: Sequence[str], indexes: Collection[int]) -> set[str] | None:
-    """The images that parts name for some items; None where a part is gone, so that nobody knows."""
+    """The files that parts name for some items; None where a part is gone, so that nobody knows."""
     named: set[str] = set()
     for key in parts if indexes else ():
         try:
@@ -127,5 +134,5 @@ def _named(store: ObjectStore, parts: Sequence[str], indexes: Collection[int]) -
         for line in data.splitlines():
             record = _names.decode(line)
             if record.index in indexes:
-                named.update(image.key for image in record.images)
+                named.update(file.key for file in (*record.images, *record.audio))
     return named
