@@ -67,7 +67,6 @@ COMBINATIONS = 5
 COLUMNS = 5
 EACH = 2
 """Samples of a prompt, side by side."""
-ENLARGED = 2
 CAPTION_HEIGHT = 14
 LANGUAGES = ("en", "de", "ja", *HELD_OUT)
 ROWS = 16
@@ -88,7 +87,7 @@ def draw(sampler: Sampler, encoder: SentenceEncoder, texts: Sequence[str], *, se
 def sheet(sampler: Sampler, encoder: SentenceEncoder) -> Image.Image:
     """Samples of the twenty prompts, with the prompts' numbers."""
     samples = draw(sampler, encoder, [prompt for prompt, _ in PROMPTS for _ in range(EACH)], seed=1)
-    height, width = ENLARGED * samples.shape[1], ENLARGED * samples.shape[2]
+    height, width = samples.shape[1:3]
     size = (COLUMNS * EACH * width, -(-len(PROMPTS) // COLUMNS) * (height + CAPTION_HEIGHT))
     page = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(page)
@@ -96,8 +95,7 @@ def sheet(sampler: Sampler, encoder: SentenceEncoder) -> Image.Image:
         left, top = number % COLUMNS * EACH * width, number // COLUMNS * (height + CAPTION_HEIGHT)
         pen.text((left + 4, top + 1), str(number + 1), fill="black")
         for k in range(EACH):
-            picture = Image.fromarray(samples[EACH * number + k]).resize((width, height), Image.Resampling.NEAREST)
-            page.paste(picture, (left + k * width, top + CAPTION_HEIGHT))
+            page.paste(Image.fromarray(samples[EACH * number + k]), (left + k * width, top + CAPTION_HEIGHT))
     return page
 
 

@@ -22,12 +22,16 @@ def test_there_are_some_and_each_has_a_recipe() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_small_and_the_card_has_its_figures(name: str) -> None:
-    assert (SHIPPED / name / "model.safetensors").stat().st_size < 5_000_000
-    assert (SHIPPED / name / "samples.png").stat().st_size < 200_000
+    weights = list((SHIPPED / name).glob("*.safetensors"))
+    assert weights
+    assert all(path.stat().st_size < 5_000_000 for path in weights)
+    assert (SHIPPED / name / "samples.png").stat().st_size < 300_000
     head = yaml.safe_load((SHIPPED / name / "README.md").read_text().split("---\n")[1])
     assert head["name"] == name
     assert head["data"]["license"] == "MIT"
-    assert 0 < head["metrics"]["class_accuracy"] <= 1
+    figures = head["metrics"]
+    for share in [figures["class_accuracy"]] if "class_accuracy" in figures else figures["found"].values():
+        assert 0 < share <= 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,5 +44,5 @@ async def test_it_is_served_by_its_name(name: str, tmp_path: Path) -> None:
     assert info.model == name
     assert results[0].error is None
     pixels = results[0].images[0].pixels
-    assert pixels.shape == (28, 28, 3)
+    assert pixels.shape == ((64, 64, 3) if name == "objects-diffusion" else (28, 28, 3))
     assert 10 < pixels.mean() < 245
