@@ -95,7 +95,11 @@ async def test_an_image_is_the_same_bytes_in_any_batch(backend: TrainedBackend, 
 async def test_an_image_says_what_it_was_made_with(backend: TrainedBackend, request: pytest.FixtureRequest) -> None:
     (result,) = await answers(backend, [ask(0)])
     found = result.images[0].settings.model_dump(exclude_unset=True)
-    own = {"diffusion": {"steps": 25, "guidance": 1.5}, "ar": {"guidance": 1.3}}
+    own: dict[str, dict[str, float]] = {
+        "diffusion": {"steps": 25, "guidance": 1.5},
+        "ar": {"guidance": 1.3},
+        "text-diffusion": {"width": 16, "height": 16, "steps": 25, "guidance": 3.0},
+    }
     family = next(family for family in FAMILIES if f"[{family}]" in request.node.name)
     assert found == {"width": 8, "height": 8, **own.get(family, {})}
     (again,) = await answers(backend, [ask(0, settings=ImageSettings(**found))])
