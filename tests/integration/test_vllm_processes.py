@@ -17,7 +17,7 @@ async def test_an_engine_that_dies_while_it_loads_may_be_tried_again(monkeypatch
     def dies(*_: object, **__: object) -> None:
         raise RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
 
-    monkeypatch.setattr(vllm_async, "engine_arguments", lambda _: {})
+    monkeypatch.setattr(vllm_async, "engine_arguments", lambda _, *, adapters: {})
     monkeypatch.setattr(vllm_async.AsyncEngineArgs, "create_engine_config", lambda _: None)
     monkeypatch.setattr(vllm_async.AsyncLLM, "from_vllm_config", dies)
     with pytest.raises(ModelError, match="died while it loaded") as caught:
