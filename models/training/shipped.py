@@ -74,9 +74,9 @@ RECIPES: dict[str, Recipe] = {
             augmentation=Augmentation(flip=True),
         ),
         remarks="Things with a plain shape and colour come out so that anybody knows them: apple, dog, guitar, hat, "
-        "rose, bicycle, house, also when they are asked for in another language, and the cat in one that it never read. "
-        "Edges are soft, and many samples are close to the one render that has the name. Cups, whales, rockets, sports "
-        "cars, ice cream and breakfast are blobs of the right kind at best. Of the five combinations none is drawn: the "
-        "blue apple is yellow, the cat at the wheel is a car alone, the cake is no house.",
+        "rose, bicycle, house, also when they are asked for in another language, and the cat in one that it never "
+        "read. Edges are soft, and many samples are close to the one render that has the name. Cups, whales, rockets, "
+        "sports cars, ice cream and breakfast are blobs of the right kind at best. Of the five combinations none is "
+        "drawn: the blue apple is yellow, the cat at the wheel is a car alone, the cake is no house.",
     ),
 }
