@@ -73,10 +73,14 @@ RECIPES: dict[str, Recipe] = {
             bfloat16=True,
             augmentation=Augmentation(flip=True),
         ),
-        remarks="Things with a plain shape and colour come out so that anybody knows them: apple, dog, guitar, hat, "
-        "rose, bicycle, house, also when they are asked for in another language, and the cat in one that it never "
-        "read. Edges are soft, and many samples are close to the one render that has the name. Cups, whales, rockets, "
-        "sports cars, ice cream and breakfast are blobs of the right kind at best. Of the five combinations none is "
-        "drawn: the blue apple is yellow, the cat at the wheel is a car alone, the cake is no house.",
+        remarks="Things with one plain shape that the encoder keeps apart are clear: apple, guitar, rose, bicycle, house,"
+        " top hat, dog, cat, the last of them in a language without captions in training. Sports car and rocket "
+        "are torn, cup, whale and ice cream are lumps of the right colour. What no picture shows (a lighthouse) "
+        "becomes something else of the sea or the sky. Of the five combinations none is drawn as it was asked: "
+        "the blue apple is green, the green elephant is an animal without a trunk, the car has no cat in it, the "
+        "cake is a cupcake, the guitar has no flowers. The two samples of a prompt are often nearly one picture, "
+        "mirrored: where a prompt is a name that was learned, the model draws that training picture from memory, "
+        "softened, and not a thing of its kind. It was trained for about an hour on one core; the loss was still "
+        "falling at the end.",
     ),
 }
