@@ -73,8 +73,8 @@ RECIPES: dict[str, Recipe] = {
             bfloat16=True,
             augmentation=Augmentation(flip=True),
         ),
-        remarks="Things with one plain shape that the encoder keeps apart are clear: apple, guitar, rose, bicycle, house,"
-        " top hat, dog, cat, the last of them in a language without captions in training. Sports car and rocket "
+        remarks="Things with one plain shape that the encoder keeps apart are clear: apple, guitar, rose, bicycle, "
+        "house, top hat, dog, cat, the last of them in a language without captions in training. Sports car and rocket "
         "are torn, cup, whale and ice cream are lumps of the right colour. What no picture shows (a lighthouse) "
         "becomes something else of the sea or the sky. Of the five combinations none is drawn as it was asked: "
         "the blue apple is green, the green elephant is an animal without a trunk, the car has no cat in it, the "
