@@ -220,7 +220,8 @@ def test_what_several_steps_have_made_is_made_again_to_the_byte(
     assert made[0]["steps"] == list(steps)
     chosen = {"width": 28, "height": 28, "scale": 2, "style": "copper", "style_strength": 1.0}
     assert all(record["settings"] == chosen for record in made)
-    assert {record["images"][0]["batch"] for record in made} <= {count, 16, count - 16}
+    # How many are made together depends on which were ready; that they were made together is what a replay must repeat.
+    assert (max(record["images"][0]["batch"] for record in made) > 1) == (count > 1)
     # Of the first batch and of the last, each alone now.
     for record in {record["index"]: record for record in (made[0], made[-1])}.values():
         again = studio.client.replay(job_id, record["index"], 0)
