@@ -89,12 +89,8 @@ class EchoBackend:
         return time.monotonic() - self._hangs_since
 
     def _answer_or_fail(self, request: TextRequest) -> TextResult:
-        options = request.options or self._options
-        if request.index in options.fail_on or share(request.seed) < options.fail_rate:
-            return TextResult(
-                index=request.index, error=ItemError("echo_failure", f"echo was told to fail item {request.index}")
-            )
-        return answer(request)
+        error = told_to_fail(request.index, request.seed, request.options or self._options)
+        return answer(request) if error is None else TextResult(index=request.index, error=error)
 
     async def close(self) -> None:
         """Nothing was started."""
@@ -124,6 +120,13 @@ def answer(request: TextRequest) -> TextResult:
             for k in range(request.n)
         )
     return TextResult(index=request.index, outputs=outputs, usage=Usage(prompt_tokens, completion_tokens * request.n))
+
+
+def told_to_fail(index: int, seed: int, options: EchoOptions) -> ItemError | None:
+    """The error of an item that is to fail by its options; None of one that is not."""
+    if index in options.fail_on or share(seed) < options.fail_rate:
+        return ItemError("echo_failure", f"echo was told to fail item {index}")
+    return None
 
 
 def share(seed: int) -> float:

@@ -6,86 +6,32 @@ every machine.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import os
-import signal
-import time
-from collections.abc import AsyncGenerator, Sequence
 
 import numpy as np
 
 from models.audio import AudioRequest, AudioResult, Samples, Sound
-from models.backends.echo import share
-from models.spec import EchoOptions, ItemError, ModelInfo
+from models.backends.echo import told_to_fail
+from models.backends.echo_batches import EchoBatches
+from models.spec import ItemError
 
-BATCH = 8
-"""Requests that are answered at once."""
 SAMPLE_RATE = 8000
 WORD = 0.1
 """Seconds of a word at speed 1."""
 LOUDNESS = 8000
-SHARDS_IN_FLIGHT = 4
-REVISION = "echo-audio-1"
-_NO_FAULTS = EchoOptions()
 
 
-class EchoAudio:
+class EchoAudio(EchoBatches[AudioRequest, AudioResult]):
     """Plays each request's words as tones: the pitch of a word follows from it and the seed."""
 
-    def __init__(self, options: EchoOptions | None = None) -> None:
-        """`options` hold for requests that bring none of their own."""
-        self._options = options or _NO_FAULTS
-        self._hangs_since: float | None = None
-        self._generating = 0
+    revision = "echo-audio-1"
 
-    async def load(self) -> ModelInfo:
-        """Nothing is loaded."""
-        return ModelInfo(
-            model="echo",
-            revision=REVISION,
-            engine="echo",
-            context_length=0,
-            reproducible="exact",
-            shards_in_flight=SHARDS_IN_FLIGHT,
-        )
-
-    async def generate(self, requests: Sequence[AudioRequest]) -> AsyncGenerator[Sequence[AudioResult], None]:
-        """Answer in batches, in order."""
-        self._generating += 1
-        try:
-            for start in range(0, len(requests), BATCH):
-                batch = requests[start : start + BATCH]
-                await asyncio.sleep(max(self._of(request).delay_ms for request in batch) / 1000)
-                if any(request.index in self._of(request).crash_on for request in batch):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                if any(request.index in self._of(request).hang_on for request in batch):
-                    self._hangs_since = time.monotonic()
-                if self._hangs_since is not None:
-                    await asyncio.Event().wait()  # an engine that hangs answers nobody
-                yield [self._answer(request) for request in batch]
-        finally:
-            self._generating -= 1
-
-    def quiet_seconds(self) -> float:
-        """For how long an item has let it hang, while there is work."""
-        if self._hangs_since is None or not self._generating:
-            return 0.0
-        return time.monotonic() - self._hangs_since
-
-    async def close(self) -> None:
-        """Nothing was started."""
-
-    def _of(self, request: AudioRequest) -> EchoOptions:
-        return request.options or self._options
-
-    def _answer(self, request: AudioRequest) -> AudioResult:
-        options = self._of(request)
-        if request.index in options.fail_on or share(request.seed) < options.fail_rate:
-            error = ItemError("echo_failure", f"echo was told to fail item {request.index}")
+    def _answer(self, request: AudioRequest, together: int) -> AudioResult:  # noqa: ARG002  # neighbours change nothing
+        error = told_to_fail(request.index, request.seed, self._of(request))
+        if error is None and not request.text.split():
+            error = ItemError("unspeakable", "the text has no word")
+        if error is not None:
             return AudioResult(index=request.index, error=error)
-        if not request.text.split():
-            return AudioResult(index=request.index, error=ItemError("unspeakable", "the text has no word"))
         sound = Sound(samples=play(request), sample_rate=SAMPLE_RATE, seed=request.seed)
         return AudioResult(index=request.index, sound=sound)
 

@@ -6,88 +6,30 @@ same on every machine.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import os
-import signal
-import time
-from collections.abc import AsyncGenerator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.backends.echo import share
+from models.backends.echo import told_to_fail
+from models.backends.echo_batches import EchoBatches
 from models.images import Image, ImageRequest, ImageResult, ImageSettings, Pixels
-from models.spec import EchoOptions, ItemError, ModelInfo, output_seed
+from models.spec import output_seed
 
-BATCH = 8
-"""Requests of one size that are answered at once."""
 SIDE = 64
 """Pixels of a picture whose job gives no size, in each direction."""
 STRENGTH = 0.8
 """Of an edit whose job gives none."""
-SHARDS_IN_FLIGHT = 4
-REVISION = "echo-images-1"
-_NO_FAULTS = EchoOptions()
 
 
-class EchoImages:
+class EchoImages(EchoBatches[ImageRequest, ImageResult]):
     """Paints each request's prompt and seed as a pattern; of an edit, over the input in the given strength."""
 
-    def __init__(self, options: EchoOptions | None = None) -> None:
-        """`options` hold for requests that bring none of their own."""
-        self._options = options or _NO_FAULTS
-        self._hangs_since: float | None = None
-        self._generating = 0
-
-    async def load(self) -> ModelInfo:
-        """Nothing is loaded."""
-        return ModelInfo(
-            model="echo",
-            revision=REVISION,
-            engine="echo",
-            context_length=1 << 20,
-            reproducible="exact",
-            shards_in_flight=SHARDS_IN_FLIGHT,
-        )
-
-    async def generate(self, requests: Sequence[ImageRequest]) -> AsyncGenerator[Sequence[ImageResult], None]:
-        """Answer in batches of one size, in order."""
-        self._generating += 1
-        try:
-            for start in range(0, len(requests), BATCH):
-                batch = requests[start : start + BATCH]
-                delay = max((self._of(request).delay_ms for request in batch), default=0.0)
-                await asyncio.sleep(delay / 1000)
-                if any(request.index in self._of(request).crash_on for request in batch):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                if any(request.index in self._of(request).hang_on for request in batch):
-                    self._hangs_since = time.monotonic()
-                if self._hangs_since is not None:
-                    await asyncio.Event().wait()  # an engine that hangs answers nobody
-                yield await asyncio.to_thread(self._answer_all, batch)
-        finally:
-            self._generating -= 1
-
-    def quiet_seconds(self) -> float:
-        """For how long an item has let it hang, while there is work."""
-        if self._hangs_since is None or not self._generating:
-            return 0.0
-        return time.monotonic() - self._hangs_since
-
-    async def close(self) -> None:
-        """Nothing was started."""
-
-    def _of(self, request: ImageRequest) -> EchoOptions:
-        return request.options or self._options
-
-    def _answer_all(self, batch: Sequence[ImageRequest]) -> list[ImageResult]:
-        return [self._answer(request, len(batch)) for request in batch]
+    revision = "echo-images-1"
 
     def _answer(self, request: ImageRequest, together: int) -> ImageResult:
-        options = self._of(request)
-        if request.index in options.fail_on or share(request.seed) < options.fail_rate:
-            error = ItemError("echo_failure", f"echo was told to fail item {request.index}")
+        error = told_to_fail(request.index, request.seed, self._of(request))
+        if error is not None:
             return ImageResult(index=request.index, error=error)
         batch = request.batch or together
         return ImageResult(

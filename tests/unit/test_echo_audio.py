@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from models.audio import AudioRequest, AudioResult, AudioSettings
-from models.backends.echo_audio import BATCH, SAMPLE_RATE, EchoAudio, play
+from models.backends.echo_audio import SAMPLE_RATE, EchoAudio, play
+from models.backends.echo_batches import BATCH
 from models.spec import EchoOptions
 from tests.support.turns import turns
 

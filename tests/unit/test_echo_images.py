@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.backends.echo_images import BATCH, EchoImages, paint
+from models.backends.echo_batches import BATCH
+from models.backends.echo_images import EchoImages, paint
 from models.images import ImageRequest, ImageResult, ImageSettings
 from models.spec import EchoOptions, output_seed
 from tests.support.turns import turns, turns_until
