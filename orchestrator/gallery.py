@@ -1,6 +1,6 @@
-"""A folder of images as a person looks at it: contact sheets, and pages of HTML that open without any server.
+"""A folder of images as a person looks at it: contact sheets and pages.
 
-Pages hold no script and nothing from elsewhere. Memory stays at one page and one sheet, whatever the size of the job.
+Memory stays at one page and one sheet, whatever the size of the job.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from PIL import Image, ImageDraw, ImageFont
+
+from orchestrator.pages import Pages
 
 SHEET_IMAGES = 100
 THUMB = 128
@@ -59,63 +60,37 @@ class Gallery:
     Args:
         folder: Where they go; the images lie below it already.
         title: Of the pages.
+        total: Number of items that will come.
     """
 
     def __init__(self, folder: Path, title: str, total: int) -> None:
-        """`total` is the number of items that will come, so that the first page can link to the last."""
         self._folder = folder
-        self._title = title
-        self._pages = max(1, math.ceil(total / PAGE_ITEMS))
-        self._page = 0
-        self._items: list[Shown] = []
+        self._pages: Pages[Shown] = Pages(
+            folder, template="gallery.html.jinja", stem="gallery", title=title, total=total, size=PAGE_ITEMS
+        )
         self._sheet: list[tuple[str, str]] = []
         self.sheets = 0
-        # Captions are the client's own words: whatever they hold, they are text.
-        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        source = Path(__file__).with_name("gallery.html.jinja").read_text(encoding="utf-8")
-        self._template = environment.from_string(source)
 
     def add(self, item: Shown) -> None:
         """Take an item, in order."""
-        self._items.append(item)
         for number, file in enumerate(item.files):
             name = str(item.index) if len(item.files) == 1 else f"{item.index}-{number}"
             self._sheet.append((file, name))
             if len(self._sheet) == SHEET_IMAGES:
                 self._write_sheet()
-        if len(self._items) == PAGE_ITEMS:
-            self._write_page()
+        self._pages.add(item)
 
     def finish(self) -> Path:
         """Write what is left; returns the first page."""
         if self._sheet:
             self._write_sheet()
-        if self._items or not self._page:
-            self._write_page()
-        return self._folder / page_name(0)
-
-    def _write_page(self) -> None:
-        text = self._template.render(
-            title=self._title,
-            items=[item for item in self._items if item.error is None],
-            failed=[item for item in self._items if item.error is not None],
-            page=self._page,
-            pages=[page_name(number) for number in range(self._pages)],
-        )
-        (self._folder / page_name(self._page)).write_text(text, encoding="utf-8")
-        self._items = []
-        self._page += 1
+        return self._pages.finish()
 
     def _write_sheet(self) -> None:
         self.sheets += 1
         sheet = contact_sheet([(self._folder / file, name) for file, name in self._sheet])
         sheet.save(self._folder / f"contact-{self.sheets:03d}.png", compress_level=3)
         self._sheet = []
-
-
-def page_name(number: int) -> str:
-    """The file of a page, counted from 0."""
-    return "gallery.html" if number == 0 else f"gallery-{number + 1:03d}.html"
 
 
 def contact_sheet(pictures: Sequence[tuple[Path, str]]) -> Image.Image:

@@ -1,17 +1,13 @@
-"""A folder of sounds as a person listens to it: pages of HTML with texts and players, which open without any server.
-
-Pages hold no script and nothing from elsewhere. Memory stays at one page, whatever the size of the job.
-"""
+"""A folder of sounds as a person listens to it: texts, and a player beside each."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from orchestrator.pages import Pages
 
 PAGE_ITEMS = 200
 """Players of a page: more are slow in browsers."""
@@ -45,51 +41,6 @@ def heard_item(record: Mapping[str, Any], files: Sequence[str]) -> Heard:  # a r
     )
 
 
-class SoundPages:
-    """Writes the pages of a folder as items come in.
-
-    Args:
-        folder: Where they go; the sounds lie below it already.
-        title: Of the pages.
-        total: Number of items that will come, so that the first page can link to the last.
-    """
-
-    def __init__(self, folder: Path, title: str, total: int) -> None:
-        self._folder = folder
-        self._title = title
-        self._pages = max(1, math.ceil(total / PAGE_ITEMS))
-        self._page = 0
-        self._items: list[Heard] = []
-        # Texts are the client's own words: whatever they hold, they are text.
-        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        source = Path(__file__).with_name("audio.html.jinja").read_text(encoding="utf-8")
-        self._template = environment.from_string(source)
-
-    def add(self, item: Heard) -> None:
-        """Take an item, in order."""
-        self._items.append(item)
-        if len(self._items) == PAGE_ITEMS:
-            self._write_page()
-
-    def finish(self) -> Path:
-        """Write what is left; returns the first page."""
-        if self._items or not self._page:
-            self._write_page()
-        return self._folder / page_name(0)
-
-    def _write_page(self) -> None:
-        text = self._template.render(
-            title=self._title,
-            items=self._items,
-            failed=sum(item.error is not None for item in self._items),
-            page=self._page,
-            pages=[page_name(number) for number in range(self._pages)],
-        )
-        (self._folder / page_name(self._page)).write_text(text, encoding="utf-8")
-        self._items = []
-        self._page += 1
-
-
-def page_name(number: int) -> str:
-    """The file of a page, counted from 0."""
-    return "audio.html" if number == 0 else f"audio-{number + 1:03d}.html"
+def sound_pages(folder: Path, title: str, total: int) -> Pages[Heard]:
+    """The pages of a folder below which `total` items' sounds lie."""
+    return Pages(folder, template="audio.html.jinja", stem="audio", title=title, total=total, size=PAGE_ITEMS)

@@ -11,7 +11,7 @@ import orjson
 from orchestrator.cli.output import CommandError
 from orchestrator.cli.saving import save_file, save_job
 from orchestrator.client import Client, ResultFormat
-from orchestrator.flow_page import FlowPages
+from orchestrator.flow_pages import flow_pages, shown_item
 from orchestrator.views import JobView
 
 RECORDS = "records.jsonl"
@@ -23,9 +23,9 @@ def save_flow(client: Client, job: JobView, folder: Path, form: ResultFormat) ->
         records = save_file(folder / RECORDS, client.content(job.id, "jsonl"))
         for node in job.nodes:
             save_job(client, client.job(node.job), folder / node.name, form)
-        pages = FlowPages(folder, job.name, sum(1 for _ in _records(records)))
+        pages = flow_pages(folder, job.name, sum(1 for _ in _records(records)))
         for record in _records(records):
-            pages.add(record)
+            pages.add(shown_item(record))
         return pages.finish()
     except OSError as error:
         raise CommandError(f"{error.filename or folder} could not be written: {error.strerror or error}") from error

@@ -9,7 +9,7 @@ from orchestrator.cli.item_files import RECORDS, fetched, lines
 from orchestrator.cli.output import CommandError
 from orchestrator.cli.saving import save_file
 from orchestrator.client import Client
-from orchestrator.sound_pages import SoundPages, heard_item
+from orchestrator.sound_pages import heard_item, sound_pages
 from orchestrator.views import JobView
 
 
@@ -20,7 +20,7 @@ def save_sounds(client: Client, job: JobView, folder: Path) -> Path:
     """
     try:
         save_file(folder / RECORDS, client.content(job.id, "jsonl"))
-        pages = SoundPages(folder, job.name, sum(1 for _ in lines(folder)))
+        pages = sound_pages(folder, job.name, sum(1 for _ in lines(folder)))
         for record, files in fetched(partial(client.audio, job.id), folder, "audio"):
             pages.add(heard_item(record, files))
         return pages.finish()
