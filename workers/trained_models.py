@@ -8,11 +8,11 @@ whatever a worker that lost its lease may still write. Nothing here rests on lis
 from __future__ import annotations
 
 import hashlib
-import secrets
-import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import msgspec
 
 from models.errors import FailureKind, ModelError, UnknownModelError
@@ -140,24 +140,24 @@ def fetch_model(store: ObjectStore, name: str, version: str, cache_dir: Path) ->
     if model is None:
         raise UnknownModelError(f"there is no trained model {name}@{version} in the store {store.url}")
     folder = cache_dir / "trained" / name / version
-    if _is_whole(folder, model):
-        return folder
-    fresh = folder.with_name(f".{version}-{secrets.token_hex(4)}")
-    try:
-        fresh.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Shards that ask for one model at once wait here for the one that fetches it.
+    with filelock.FileLock(f"{folder}.lock"):
+        if not _is_whole(folder, model):
+            _fetch(store, model, folder)
+    return folder
+
+
+def _fetch(store: ObjectStore, model: TrainedModel, folder: Path) -> None:
+    """Put a model's files in a folder that is then there whole, or as it was."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        fresh = Path(beside, "fresh")
+        fresh.mkdir()
         for file in model.files:
             (fresh / Path(file.name).name).write_bytes(_content(store, file))
         if folder.exists():
-            # Damaged, or another process was first: then its files are the same as these.
-            folder.rename(fresh.with_name(f"{fresh.name}.old"))
+            folder.rename(Path(beside, "damaged"))
         fresh.rename(folder)
-    except OSError:
-        if not _is_whole(folder, model):
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(fresh.with_name(f"{fresh.name}.old"), ignore_errors=True)
-    return folder
 
 
 def _content(store: ObjectStore, file: ModelFile) -> bytes:

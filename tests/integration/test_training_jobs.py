@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -276,11 +278,27 @@ def test_a_model_that_was_damaged_is_not_served(workshop: Workshop, tmp_path: Pa
     assert (again / "model.safetensors").stat().st_size == next(
         file.bytes for file in model.files if file.name == "model.safetensors"
     )
-    assert [path.name for path in folder.parent.iterdir()] == [job_id]
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [job_id]
     workshop.store.put(model.files[0].key, b"something else")
     with pytest.raises(ModelError) as caught:
         fetch_model(workshop.store, "halves", job_id, tmp_path / "cache3")
     assert caught.value.code == "weights_damaged"
+
+
+def test_shards_that_ask_for_a_model_at_once_fetch_it_once(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = workshop.train()
+    model = read_model(workshop.store, "halves", job_id)
+    assert model is not None
+    read: Counter[str] = Counter()
+    get = workshop.store.get
+    monkeypatch.setattr(workshop.store, "get", lambda key: read.update([key]) or get(key))
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(fetch_model, workshop.store, "halves", job_id, tmp_path / "cache2") for _ in range(8)]
+    [folder] = {future.result() for future in asked}
+    assert {read[file.key] for file in model.files} == {1}
+    assert {path.name for path in folder.iterdir()} == {file.name for file in model.files}
 
 
 def test_time_is_counted_over_all_executions(workshop: Workshop) -> None:
