@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,28 +10,19 @@ from typing import Any
 
 import orjson
 import pytest
-from fastapi.testclient import TestClient
 
-from models.backend import AudioBackend
 from models.backends.echo_audio import EchoAudio
 from models.backends.hibari import HibariBackend
 from orchestrator import removals
-from orchestrator.api.app import create_app
-from orchestrator.api.services import Services
 from orchestrator.cli.following import output_texts
 from orchestrator.cli.saving import save_job
 from orchestrator.cli.text import describe
-from orchestrator.client import ApiError, Client
+from orchestrator.client import ApiError
 from orchestrator.collector import SETTLE_SECONDS, Collector
-from orchestrator.dispatch import take
-from orchestrator.finalize import Finaliser
-from orchestrator.planner import Planner
 from orchestrator.settings import Settings
-from tests.integration.test_image_jobs import InProcess
 from tests.support.clocks import ManualClock
-from tests.support.shards import Outbox, apply, execution_id, failure, report
 from tests.support.sounds import loudness, read_wav, share_between
-from workers.execute import Execution
+from tests.support.studio import Studio
 
 JOB: dict[str, Any] = {
     "name": "tents",
@@ -45,65 +34,15 @@ JOB: dict[str, Any] = {
 LEASE = 60.0
 
 
-class Studio:
-    """The API in this process, and everything behind it played step by step."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.services = Services.open(settings)
-        self.http = TestClient(create_app(self.services), raise_server_exceptions=False)
-        self.client = Client("http://testserver", transport=InProcess(self.http))
-
-    def submit(self, **fields: Any) -> str:
-        return self.client.submit({**JOB, **fields}, key=str(time.monotonic_ns())).id
-
-    def work(self, backend: AudioBackend | None = None, *, lost: bool = False) -> None:
-        """Plan what waits, do every shard with the real execution, and end what is done.
-
-        With `lost`, each shard's first execution dies after its sounds are stored and before its part is.
-        """
-        services = self.services
-        planner = Planner(
-            services.engine,
-            services.store,
-            wake=lambda: None,
-            stop=threading.Event(),
-            clock=time.time,
-            monotonic=time.monotonic,
-        )
-        while planner.step():
-            pass
-        now = time.time
-        for job in self.client.jobs(status="in_progress"):
-            if lost:
-                for task in take(services.engine, job.id, 100, now=now()):
-                    execution = execution_id()
-                    part = asyncio.run(self._part(task, execution, backend))
-                    services.store.delete(part.key)
-                    died = report(task, "failed", execution, failure=failure())
-                    apply(services.engine, now, report(task, "started", execution), died)
-                now = lambda: time.time() + 120  # noqa: E731 - shards are tried again after a pause
-            for task in take(services.engine, job.id, 100, now=now()):
-                execution = execution_id()
-                part = asyncio.run(self._part(task, execution, backend))
-                done = report(task, "finished", execution, part=part, counts=part.counts)
-                apply(services.engine, now, report(task, "started", execution), done)
-        Finaliser(services.engine, services.store, Outbox(), clock=now).step()
-
-    async def _part(self, task: Any, execution: str, backend: AudioBackend | None) -> Any:
-        run = Execution(task, execution, self.services.store)
-        run.granted.set()
-        backend = backend or EchoAudio()
-        return await run.run(backend, await backend.load())
-
-    def sounds(self, job_id: str) -> set[str]:
-        return set(self.services.store.list(f"{removals.job_prefix(job_id)}audio/"))
-
-
 @pytest.fixture
 def studio(sqlite_url: str, store_url: str, redis_url: str) -> Iterator[Studio]:
-    made = Studio(Settings(database_url=sqlite_url, store_url=store_url, redis_url=redis_url))
+    made = Studio(Settings(database_url=sqlite_url, store_url=store_url, redis_url=redis_url), JOB, EchoAudio)
     with made.http:
         yield made
+
+
+def sounds(studio: Studio, job_id: str) -> set[str]:
+    return set(studio.services.store.list(f"{removals.job_prefix(job_id)}audio/"))
 
 
 def test_a_job_becomes_a_folder_of_sounds(studio: Studio, tmp_path: Path) -> None:
@@ -160,16 +99,16 @@ def test_sounds_of_an_execution_that_died_are_swept_and_the_others_stay(studio: 
     assert studio.client.job(job_id).status == "completed"
     named = {sound["key"] for record in studio.client.results(job_id).data for sound in record.get("audio", ())}
     assert len(named) == 8
-    assert len(studio.sounds(job_id)) == 16
+    assert len(sounds(studio, job_id)) == 16
     # The second execution gave the very bytes of the first.
     by_name: dict[str, set[bytes]] = {}
-    for key in studio.sounds(job_id):
+    for key in sounds(studio, job_id):
         by_name.setdefault(key.rpartition("/")[2], set()).add(studio.services.store.get(key))
     assert {len(found) for found in by_name.values()} == {1}
     clock = ManualClock()
     clock.advance(time.time() + 200 + SETTLE_SECONDS + LEASE - clock())
     Collector(studio.services.engine, studio.services.store, lease_seconds=LEASE, retention_days=0, clock=clock).step()
-    assert studio.sounds(job_id) == named
+    assert sounds(studio, job_id) == named
 
 
 def test_a_retry_of_failed_items_keeps_the_sounds_of_the_others(studio: Studio) -> None:
@@ -198,9 +137,8 @@ def test_a_real_voice_speaks_a_job(studio: Studio) -> None:
     texts = ["Hello.", "The storm jacket has taped seams. It weighs four hundred grams.", "", "Привет"]
     source = {"items": [{"text": text} for text in texts]}
     job_id = studio.submit(model="hibari-tts", prompt="{{ text }}", source=source, audio={"voice": "heart"})
-    backend = HibariBackend()
-    studio.work(backend)
-    asyncio.run(backend.close())
+    studio.open_backend = HibariBackend
+    studio.work()
     records = studio.client.results(job_id).data
     assert [record["status"] for record in records] == ["ok", "ok", "failed", "failed"]
     assert [record["error"]["code"] for record in records[2:]] == ["unspeakable", "unsupported_text"]

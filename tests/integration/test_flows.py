@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,12 @@ from orchestrator.finalize import Finaliser
 from orchestrator.jobs import ConflictError, Jobs, UnknownJobError
 from orchestrator.lifecycle import JobStatus
 from orchestrator.manifest import manifest_key
-from orchestrator.planner import Planner
 from orchestrator.removals import remove_jobs
 from orchestrator.settings import Settings
 from orchestrator.spec import parse_job
-from tests.integration.test_image_jobs import InProcess
 from tests.support.clocks import ManualClock
 from tests.support.shards import Outbox, apply, execution_id, failure, finished, report
+from tests.support.studio import InProcess, plan_all
 from workers.contracts import ShardTask
 from workers.engines import AnyBackend
 from workers.execute import Execution
@@ -65,9 +63,6 @@ class Stand:
         """Nodes in the order in which shards of theirs were run."""
         self.broken: set[str] = set()
         """Nodes whose model cannot be loaded."""
-        self._planner = Planner(
-            engine, store, wake=lambda: None, stop=threading.Event(), clock=clock, monotonic=time.monotonic
-        )
         self._dispatcher = Dispatcher(engine, self.outbox, forget_stop=self.outbox.forget_stop, window=2, clock=clock)
         self._finaliser = Finaliser(engine, store, self.outbox, clock=clock)
 
@@ -75,8 +70,7 @@ class Stand:
         return self.jobs.create(parse_job({**KIT, **fields})).id
 
     def plan(self) -> None:
-        while self._planner.step():
-            pass
+        plan_all(self.engine, self.store, self.clock)
 
     def finalise(self) -> None:
         self._finaliser.step()

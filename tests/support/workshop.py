@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +17,10 @@ from orchestrator.api.app import create_app
 from orchestrator.api.services import Services
 from orchestrator.dispatch import take
 from orchestrator.finalize import Finaliser
-from orchestrator.planner import Planner
 from orchestrator.settings import Settings
 from orchestrator.training_source import packed
 from tests.support.shards import Outbox, apply, execution_id, report
+from tests.support.studio import plan_all
 from workers.contracts import Part, ShardTask
 from workers.engines import engine_of, open_engine
 from workers.execute import Execution
@@ -105,17 +104,7 @@ class Workshop:
         return found
 
     def plan(self) -> None:
-        services = self.services
-        planner = Planner(
-            services.engine,
-            services.store,
-            wake=lambda: None,
-            stop=threading.Event(),
-            clock=time.time,
-            monotonic=time.monotonic,
-        )
-        while planner.step():
-            pass
+        plan_all(self.services.engine, self.store)
 
     def take(self, job_id: str) -> ShardTask:
         [task] = take(self.services.engine, job_id, 10, now=time.time() + LATER)
