@@ -5,16 +5,15 @@ its parts in the order of the items and says which rows do not stay. The shards 
 retry: all that stays is carried over, and what was rejected is drawn anew with seeds of its own. Then the next pass
 judges; what an earlier one let stay, stays. After the last round, what is still rejected ends as failed.
 
-A pass and a report are jobs of one item each, whose `flow` is the job that they belong to: they are leased, tried again,
-paused, cancelled and removed like any, and the job does not end before they do. Each step here is one guarded write, on
-the generation and the place that were seen, so that two schedulers take it once.
+A pass and a report are jobs of one item each, whose `flow` is the job that they belong to: they are leased, tried
+again, paused, cancelled and removed like any, and the job does not end before they do. Each step here is one guarded
+write, on the generation and the place that were seen, so that two schedulers take it once.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -34,7 +33,7 @@ from workers.records import StoredReport, Verdict
 from workers.store import ObjectStore
 
 logger = logging.getLogger(__name__)
-PASS = "pass"
+PASS = "pass"  # noqa: S105 - no password
 """A pass is at work."""
 REDO = "redo"
 """What it rejected is drawn again."""
