@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 from models import audio_catalog, catalog, image_catalog, training_run
 from models.backend import AudioBackend, Backend, ImageBackend
+from models.tabular.engine import TabularBackend
+from models.tabular.families import TABLE_ENGINE, open_table_backend
 from models.training_run import TRAINING_ENGINE, TrainingBackend
 from workers.contracts import Work
 from workers.dataset_engine import DATASET_ENGINE, DatasetEngine

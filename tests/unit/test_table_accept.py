@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -130,6 +130,7 @@ def reference(blocks: Sequence[Sequence[Cells]], fresh: Sequence[frozenset[int]]
 cells = st.tuples(st.none() | st.integers(0, 6), st.none() | st.sampled_from("xyz"), st.integers(0, 2))
 
 
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_the_first_of_those_that_cannot_all_stay_stays(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
