@@ -22,7 +22,7 @@ from workers.dataset_report.matrices import Matrix, tree_matrices
 from workers.dataset_report.tables import Feature
 
 MOST_TRAINING: Final = 10_000
-MOST_TEST: Final = 10_000
+MOST_TEST: Final = 5000
 LEAST_TRAINING: Final = 50
 LEAST_TEST: Final = 20
 FITS: Final = 3
@@ -31,7 +31,7 @@ TREES: Final = 100
 MOST_CLASSES: Final = 10
 LEAST_OF_CLASS: Final = 5
 """Held-out rows, and training rows, that a class must have."""
-DRAWS: Final = 200
+DRAWS: Final = 100
 """Of the held-out rows, for the interval of the ratio."""
 _TEACHES: Final = 0.02
 """Real rows that reach less above guessing teach nothing that a ratio could be taken of."""
@@ -125,8 +125,9 @@ def measure_utility(
     ]
     baseline = 0.5 if target.classes else 0.0
     scores = [[_score(guess, test_truth, target) for guess in fits] for fits in guesses]
-    ratio = _ratio(float(np.mean(scores[0])), float(np.mean(scores[1])), baseline)
-    low, high = (None, None) if ratio is None else _interval(guesses, test_truth, target, baseline, draws)
+    means = [np.mean(fits, axis=0) for fits in guesses]
+    ratio = _ratio([_score(mean, test_truth, target) for mean in means], baseline)
+    low, high = (None, None) if ratio is None else _interval(means, test_truth, target, baseline, draws)
     return Utility(
         target=target.feature.name,
         why=target.why,
@@ -191,22 +192,22 @@ def _score(guess: Matrix, truth: Matrix, target: Target) -> float:
     return float(np.mean([roc_auc_score(truth == place, guess[:, place]) for place in range(len(target.classes))]))
 
 
-def _ratio(synthetic: float, real: float, baseline: float) -> float | None:
+def _ratio(scores: Sequence[float], baseline: float) -> float | None:
+    """Of what synthetic rows teach to what real rows teach."""
+    synthetic, real = scores
     if real - baseline < _TEACHES:
         return None
     return max(0.0, (synthetic - baseline) / (real - baseline))
 
 
 def _interval(
-    guesses: Sequence[Sequence[Matrix]], truth: Matrix, target: Target, baseline: float, draws: np.random.Generator
+    guesses: Sequence[Matrix], truth: Matrix, target: Target, baseline: float, draws: np.random.Generator
 ) -> tuple[float | None, float | None]:
     """The ratio in 95 of 100 draws of the test rows; both tables' models are tried on the same ones."""
-    means = [np.mean(fits, axis=0) for fits in guesses]
     ratios = []
     for _ in range(DRAWS):
         chosen = _draw(truth, target, draws)
-        found = [_score(mean[chosen], truth[chosen], target) for mean in means]
-        ratio = _ratio(found[0], found[1], baseline)
+        ratio = _ratio([_score(guess[chosen], truth[chosen], target) for guess in guesses], baseline)
         if ratio is not None:
             ratios.append(ratio)
     if not ratios:
