@@ -28,7 +28,7 @@ from orchestrator.lifecycle import JobStatus, ShardStatus
 from orchestrator.tables import Job, Shard
 from orchestrator.views import JobError
 from workers.contracts import AcceptWork, CountRange, Failure, Redo, ReportWork, Work
-from workers.dataset_engine import DATASET_ENGINE, PartList, part_list_key
+from workers.dataset_engine import DATASET_ENGINE, PartList, PartOf, part_list_key
 from workers.records import StoredReport, Verdict
 from workers.store import ObjectStore
 
@@ -95,11 +95,13 @@ def advance(engine: Engine, store: ObjectStore, job: JobRow, *, now: float) -> b
 def _begin(engine: Engine, store: ObjectStore, job: JobRow, what: str, now: float) -> bool:
     """Make the job of the next pass, or of the report."""
     child = str(ULID.from_timestamp(now))
+    earlier = (decode_passes(job.passes).duplicates or {}).get("against", ()) if what == PASS else ()
     with database.reading(engine) as connection:
-        parts = [key for key in connection.scalars(_parts(job.id)) if key]
+        parts = _parts_of(connection, job.id)
+        against = {each: _parts_of(connection, each) for each in earlier}
     key = part_list_key(job.id, child)
     # Where another scheduler takes this step first, the list is one that nobody reads. It goes with the job.
-    store.put(key, PartList(parts=tuple(parts)).encoded(), content_type="application/json")
+    store.put(key, PartList(parts, against).encoded(), content_type="application/json")
     number = job.pass_round + (what == PASS)
     values = _child_values(job, child, what, number, _work(job, what, number, key), now)
 
@@ -113,13 +115,18 @@ def _begin(engine: Engine, store: ObjectStore, job: JobRow, what: str, now: floa
     return database.write(engine, write)
 
 
-def _parts(job_id: str) -> Select[str | None]:
-    """Keys of the winning parts of a job, in the order of its items."""
+def done_parts(job_id: str) -> Select[str | None, str | None, int, int, int | None]:
+    """The winning parts of a job, in the order of its items."""
     return (
-        select(Shard.part_key)
+        select(Shard.part_key, Shard.part_sha256, Shard.first, Shard.count.label("items"), Shard.part_ok)
         .where(Shard.job_id == job_id, Shard.status == ShardStatus.DONE.value)
         .order_by(Shard.first)
     )
+
+
+def _parts_of(connection: Connection, job_id: str) -> tuple[PartOf, ...]:
+    rows = connection.execute(done_parts(job_id))
+    return tuple(PartOf(row.part_key, row.part_sha256, row.first, row.items, row.part_ok) for row in rows)
 
 
 def _work(job: JobRow, what: str, number: int, parts: str) -> Work:

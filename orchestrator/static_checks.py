@@ -137,7 +137,9 @@ def check_table(spec: JobSpec, find_table: FindTrained | None) -> TrainedModel |
     """
     name, _, version = spec.model.partition("@")
     if TRAINED_NAME.fullmatch(name) is None or (version and VERSION.fullmatch(version) is None):
-        message = f"model: {spec.model!r} can be no table model's name; give NAME or NAME@VERSION of one that was fitted"
+        message = (
+            f"model: {spec.model!r} can be no table model's name; give NAME or NAME@VERSION of one that was fitted"
+        )
         raise SpecError(message, param="model")
     if find_table is None or spec.table is None:
         return None
@@ -146,9 +148,7 @@ def check_table(spec: JobSpec, find_table: FindTrained | None) -> TrainedModel |
     from workers.table_accept.expressions import RuleError, check_rules  # noqa: PLC0415 - and duckdb
 
     model, table = find_table(spec.model), spec.table
-    request = TableRequest(
-        rows=table.rows, seed=0, where=table.where, rebalance=table.rebalance, impute=table.impute
-    )
+    request = TableRequest(rows=table.rows, seed=0, where=table.where, rebalance=table.rebalance, impute=table.impute)
     try:
         check_request(request, model.columns)
     except ModelError as error:

@@ -1,35 +1,22 @@
-"""One execution of a pass over what a job has made, or of the report on it: the one item of a job of its own.
-
-Its parts are read one after the other. Blocks of tables are fetched to this machine, where DuckDB reads them: its memory
-is bounded, and what it asks of the disk is what the table is large.
-"""
+"""One execution of a pass over what a job has made, or of the report on it: the one item of a job of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from workers.contracts import AcceptWork, ShardTask, TableWork, pass_folder
-from workers.dataset_engine import decode_part_list
+from workers.contracts import AcceptWork, ReportWork, ShardTask, pass_folder
+from workers.dataset_engine import PartOf, decode_part_list
 from workers.item_files import Ask, Write
-from workers.records import Record, RejectedPart, StoredTable, Verdict, encode_record
+from workers.records import Record, RejectedPart, StoredReport, Verdict, encode_record
 from workers.rejections import Rejection, Rejections, decode_rejections
 from workers.store import ObjectStore
-from workers.table_accept.over_all import BlockFile, BlockVerdict, judge
-from workers.table_accept.rules import TableRules
 from workers.training_shard import scratch
-
-
-class _Block(msgspec.Struct):
-    """As much of a block's record as it takes to find its rows."""
-
-    index: int
-    table: StoredTable | None = None
 
 
 class _Judged(msgspec.Struct):
@@ -38,7 +25,6 @@ class _Judged(msgspec.Struct):
     verdict: Verdict
 
 
-_blocks = msgspec.json.Decoder(_Block)
 _judged = msgspec.json.Decoder(_Judged)
 
 
@@ -49,7 +35,7 @@ class DatasetShard:
         task: The shard, of a job with `work.accept` or `work.report`.
         execution: Its own id.
         store: Nightmill's own.
-        cache_dir: Where blocks are kept meanwhile; None for the system's folder for such things.
+        cache_dir: Where blocks and signatures are kept; None for the system's folder for such things.
         write: Stores an object.
         ask: Asks the store for something.
     """
@@ -67,7 +53,7 @@ class DatasetShard:
         self._task = task
         self._execution = execution
         self._store = store
-        self._home = (cache_dir or Path(tempfile.gettempdir())) / "datasets"
+        self._cache_dir = cache_dir or Path(tempfile.gettempdir())
         self._write = write
         self._ask = ask
 
@@ -76,92 +62,93 @@ class DatasetShard:
 
         Raises:
             StoreError: the store failed.
+            ModelError: a package that it needs is missing, or the rows cannot be judged.
         """
         work = self._task.work
-        with scratch(self._home, self._execution) as folder:
+        with scratch(self._cache_dir / "datasets", self._execution) as folder:
             if work.accept is not None:
-                record = await self._judge(work.accept, folder)
+                record = Record(index=0, status="ok", verdict=await self._judge(work.accept, folder))
+            elif work.report is not None:
+                record = Record(index=0, status="ok", report=await self._describe(work.report, folder))
             else:
-                raise AssertionError("the shard is neither a pass nor a report")
+                raise AssertionError("the shard is neither of a pass nor of a report")
         return encode_record(record) + b"\n"
 
-    async def _judge(self, work: AcceptWork, folder: Path) -> Record:
-        parts = await self._parts(work.parts)
+    async def _judge(self, work: AcceptWork, folder: Path) -> Verdict:
+        parts = decode_part_list(await self._get(work.parts))
         before = None if work.previous is None else await self._rejected_before(work.previous)
-        if work.table is None:
-            raise AssertionError("the pass is over no table")
-        rejections, total = await self._judge_table(work.table, parts, before, folder)
+        if work.table is not None:
+            from workers.table_pass import judge_table  # noqa: PLC0415 - duckdb only where there are tables
+
+            total, found = await judge_table(work.table, parts.parts, before, folder, self._fetch)
+        else:
+            from workers.text_pass import judge_texts  # noqa: PLC0415 - numpy's like only where there are texts
+
+            rules = work.duplicates or {}
+            cache = self._cache_dir / "signatures"
+            total, found = await asyncio.to_thread(judge_texts, rules, parts, before, folder, cache, self._store)
+        return await self._keep(work, parts.parts, total, found)
+
+    async def _keep(
+        self, work: AcceptWork, parts: tuple[PartOf, ...], total: int, found: Mapping[int, Rejection]
+    ) -> Verdict:
+        """Store what does not stay, a list for each part that has something of it."""
         rejected: list[RejectedPart] = []
         rules: Counter[str] = Counter()
-        for number, (part, found) in enumerate(rejections.items()):
-            key = f"{pass_folder(work.job, self._task.job, self._execution)}{number:06d}.json"
-            content = Rejections(round=work.round, found=tuple(found)).encoded()
-            await self._write(key, content, "application/json")
-            rejected.append(RejectedPart(part=part, key=key, rejected=sum(map(_weight, found))))
-            for rejection in found:
-                rules.update(rejection.rules)
+        waiting = iter(sorted(found))
+        index = next(waiting, None)
+        for part in parts:
+            own: list[Rejection] = []
+            while index is not None and index < part.first + part.count:
+                own.append(found[index])
+                rules.update(found[index].rules)
+                index = next(waiting, None)
+            if own:
+                key = f"{pass_folder(work.job, self._task.job, self._execution)}{part.first}.json"
+                await self._write(key, Rejections(round=work.round, found=tuple(own)).encoded(), "application/json")
+                rejected.append(RejectedPart(part=part.key, key=key, rejected=sum(map(_weight, own))))
         count = sum(part.rejected for part in rejected)
-        verdict = Verdict(
+        return Verdict(
             round=work.round,
             accepted=total - count,
             rejected=count,
             rules=dict(sorted(rules.items())),
             parts=tuple(rejected),
         )
-        return Record(index=0, status="ok", verdict=verdict)
 
-    async def _parts(self, key: str) -> tuple[str, ...]:
-        return decode_part_list(await self._ask(lambda: self._store.get(key), "the list of parts is read")).parts
+    async def _describe(self, work: ReportWork, folder: Path) -> StoredReport:
+        from workers.dataset_describing import describe  # noqa: PLC0415 - scikit-learn only for a report
+
+        parts = decode_part_list(await self._get(work.parts))
+        made = await describe(work, parts.parts, folder, self._fetch, self._store)
+        place = pass_folder(work.job, self._task.job, self._execution)
+        await self._write(f"{place}report.html", made.html, "text/html; charset=utf-8")
+        await self._write(f"{place}report.json", made.json, "application/json")
+        return StoredReport(
+            html=f"{place}report.html", json=f"{place}report.json", figures=made.figures, held=made.held
+        )
 
     async def _rejected_before(self, part: str) -> dict[int, Rejection]:
         """By item, what the pass before rejected."""
-        verdict = _judged.decode(await self._ask(lambda: self._store.get(part), "the pass before is read")).verdict
+        verdict = _judged.decode(await self._get(part)).verdict
         found: dict[int, Rejection] = {}
         for each in verdict.parts:
-            data = await self._ask(lambda key=each.key: self._store.get(key), "what it rejected is read")
-            found.update((rejection.index, rejection) for rejection in decode_rejections(data).found)
+            found.update(
+                (rejection.index, rejection) for rejection in decode_rejections(await self._get(each.key)).found
+            )
         return found
 
-    async def _judge_table(
-        self, work: TableWork, parts: tuple[str, ...], before: dict[int, Rejection] | None, folder: Path
-    ) -> tuple[dict[str, list[Rejection]], int]:
-        """By part, what does not stay of its blocks; and how many rows there are."""
-        files: list[BlockFile] = []
-        part_of: dict[int, str] = {}
-        total = 0
-        for part in parts:
-            for block, table in await self._tables(part):
-                path = folder / f"{block}.parquet"
-                await self._fetch(table, path)
-                fresh = None if before is None else frozenset(before[block].rows if block in before else ())
-                files.append(BlockFile(block, path, fresh))
-                part_of[block] = part
-                total += table.rows
-        rules = TableRules.model_validate(work.rules)
-        verdicts = await asyncio.to_thread(judge, files, rules, folder)
-        found: dict[str, list[Rejection]] = {}
-        for block, verdict in verdicts.items():
-            found.setdefault(part_of[block], []).append(_rejection(block, verdict))
-        return found, total
+    async def _get(self, key: str) -> bytes:
+        return await self._ask(lambda: self._store.get(key), f"{key} is read")
 
-    async def _tables(self, part: str) -> list[tuple[int, StoredTable]]:
-        """The blocks that a part names, those that failed left out."""
-        data = await self._ask(lambda: self._store.get(part), "a part is read")
-        return list(_named(data))
+    async def _fetch(self, key: str, path: Path) -> None:
+        """Bring an object to this machine."""
 
-    async def _fetch(self, table: StoredTable, path: Path) -> None:
-        await self._ask(lambda: path.write_bytes(self._store.get(table.key)), "a block is read")
+        def copy() -> None:
+            with path.open("wb") as file:
+                file.writelines(self._store.stream(key))
 
-
-def _named(data: bytes) -> Iterator[tuple[int, StoredTable]]:
-    for line in data.splitlines():
-        record = _blocks.decode(line)
-        if record.table is not None:
-            yield record.index, record.table
-
-
-def _rejection(block: int, verdict: BlockVerdict) -> Rejection:
-    return Rejection(index=block, rows=tuple(sorted(verdict.rows)), rules=dict(sorted(verdict.rules.items())))
+        await self._ask(copy, f"{key} is fetched")
 
 
 def _weight(rejection: Rejection) -> int:

@@ -29,13 +29,16 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """By rule, how many of them."""
     like: int | None = None
     """Of a text, the item that it is too much like."""
+    job: str = ""
+    """Of which job that one is; empty for its own."""
     similarity: float | None = None
 
     @property
     def says(self) -> str:
         """Why, for people."""
         why = ", ".join(f"{rule} ({count:,})" if self.rows else rule for rule, count in self.rules.items())
-        like = "" if self.like is None else f", like item {self.like}"
+        of = f" of job {self.job}" if self.job else ""
+        like = "" if self.like is None else f", like item {self.like}{of}"
         return f"{why}{like}" + ("" if self.similarity is None else f" ({self.similarity:.2f})")
 
 

@@ -47,9 +47,7 @@ class EpochWatch:
         """Close the event file."""
         self._events.close()
 
-    def hear(
-        self, *, total: int | None = None, message: dict[str, Any] | None = None, **_: object
-    ) -> dict[str, bool]:
+    def hear(self, *, total: int | None = None, message: dict[str, Any] | None = None, **_: object) -> dict[str, bool]:
         """Called by the engine when it begins, after each step, and when it ends."""
         if message is None and total == 1:
             return {}  # the beginning or the end: a training of one step has something to tell of it

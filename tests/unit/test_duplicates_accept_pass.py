@@ -135,7 +135,9 @@ def test_the_outcome_with_vectors_is_that_of_comparing_all(rules: DuplicateRules
 
 def test_many_that_are_all_alike_are_settled_half_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for few pairs, the same outcome in more steps."""
-    texts = [(number, f"the same long sentence about a kettle that everybody writes {number % 3}") for number in range(3000)]
+    texts = [
+        (number, f"the same long sentence about a kettle that everybody writes {number % 3}") for number in range(3000)
+    ]
     rules = DuplicateRules(exact=False, embedding=None)
     whole = _passed(texts, rules)
     monkeypatch.setattr("workers.duplicates.accept_pass._DIRECT_PAIRS", 100)

@@ -191,7 +191,12 @@ class _Pass:
         self._reject(block, likes, block, None, found)
 
     def _reject(
-        self, block: TextSet, likes: NDArray[np.int64], known: TextSet, jobs: list[str] | None, found: dict[int, Rejected]
+        self,
+        block: TextSet,
+        likes: NDArray[np.int64],
+        known: TextSet,
+        jobs: list[str] | None,
+        found: dict[int, Rejected],
     ) -> None:
         rows = np.flatnonzero(likes != NONE)
         for at in range(0, len(rows), _AT_ONCE):

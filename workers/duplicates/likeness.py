@@ -81,7 +81,9 @@ class Likeness:
         """A set of texts. The first one that is prepared sets the rotation, which costs or saves time, nothing else."""
         return TextSet(signatures, self._bands(signatures), self._heads(signatures))
 
-    def first_alike(self, asked: TextSet, asking: NDArray[np.bool_], known: TextSet, knowing: NDArray[np.bool_]) -> Rows:
+    def first_alike(
+        self, asked: TextSet, asking: NDArray[np.bool_], known: TextSet, knowing: NDArray[np.bool_]
+    ) -> Rows:
         """For each text of `asked` that the mask names, the first text of `known` (of its mask) that is like it, or NONE."""
         first = np.full(len(asked), len(known), np.int64)
         for later, earlier in self._pairs_by_bands(asked, asking, known, knowing, first):

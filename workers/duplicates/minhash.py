@@ -158,13 +158,19 @@ def _densified(lowest: NDArray[np.uint32]) -> NDArray[np.uint32]:
 @functools.cache
 def _probes() -> NDArray[np.int64]:
     """Where an empty place looks at its k-th try, tries by places."""
-    return (_mixed(np.arange(1, _PROBES * PLACES + 1, dtype=np.uint64)) >> np.uint64(57)).astype(np.int64).reshape(-1, PLACES)
+    return (
+        (_mixed(np.arange(1, _PROBES * PLACES + 1, dtype=np.uint64)) >> np.uint64(57))
+        .astype(np.int64)
+        .reshape(-1, PLACES)
+    )
 
 
 @functools.cache
 def _kinds() -> NDArray[np.uint8]:
     """What each character is: a separator (spaces, punctuation), a letter or the like, or one of an unspaced script."""
-    kinds = np.fromiter((unicodedata.category(chr(code))[0] not in "PZC" for code in range(0x110000)), np.uint8, 0x110000)
+    kinds = np.fromiter(
+        (unicodedata.category(chr(code))[0] not in "PZC" for code in range(0x110000)), np.uint8, 0x110000
+    )
     for first, last in _UNSPACED:
         kinds[first : last + 1] *= _UNSPACED_LETTER
     return kinds
