@@ -49,6 +49,8 @@ IMAGE_SHARD = 32
 """Images of a shard: some batches of most engines."""
 AUDIO_SHARD = 64
 """Texts of a shard: some sentences each, spoken many times as fast as one listens."""
+TABLE_SHARD = 4
+"""Blocks of a table: some ten thousand rows each, a few seconds of most engines."""
 SHARD_BATCH = 500
 """Shards that are handed over at once."""
 MAX_ITEMS = 1_000_000_000
@@ -85,6 +87,8 @@ def default_shard_size(spec: JobSpec) -> int:
         return max(1, IMAGE_SHARD // spec.n)
     if spec.kind == "audio":
         return AUDIO_SHARD
+    if spec.kind == "tabular":
+        return TABLE_SHARD
     return ECHO_SHARD if spec.model == "echo" else TEXT_SHARD
 
 

@@ -204,8 +204,12 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return TrainingSettings.model_validate(self.settings)
 
 
+BLOCK_ROWS = 10_000
+"""Rows of a table that own their seeds together, where a job says nothing else."""
+
+
 class TableWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What every shard of a job that samples a table has in common. An item is a block of rows, which owns its seeds."""
+    """What shards of a job that samples a table have in common. An item is a block of rows, which owns its seeds."""
 
     rows: int
     """Of the whole table."""
@@ -457,8 +461,12 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
     fit = None if work.train is None else work.train.fit
     if message.redo is not None or any(kind is not None for kind in (work.table, work.accept, work.report, fit)):
         return 8
-    if _names_adapters(work):
-        return 7
+    return 7 if _names_adapters(work) else _lowest_of(message)
+
+
+def _lowest_of(message: ShardTask) -> int:
+    """Of a task that says nothing that came with the last versions."""
+    work = message.work
     if work.upstream:
         return 6
     if work.deny or work.audio is not None:
