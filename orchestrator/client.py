@@ -64,6 +64,13 @@ class Page(msgspec.Struct, frozen=True):
     has_more: bool
 
 
+class ModelColumn(msgspec.Struct, frozen=True):
+    """A column of a model of tables, as far as it is shown."""
+
+    name: str
+    kind: str
+
+
 class ModelEntry(msgspec.Struct, frozen=True):
     """A model as the service lists it."""
 
@@ -82,6 +89,9 @@ class ModelEntry(msgspec.Struct, frozen=True):
     engines: tuple[str, ...] = ()
     base: str | None = None
     """Of an adapter: the model that it changes."""
+    columns: tuple[ModelColumn, ...] = ()
+    """Of a model of tables."""
+    rows: int = 0
 
 
 class _Problem(msgspec.Struct):
