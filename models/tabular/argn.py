@@ -21,18 +21,25 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import torch
-from mostlyai.engine._common import get_cardinalities, get_columns_from_cardinalities
-from mostlyai.engine._tabular.argn import FlatModel
-from mostlyai.engine._tabular.common import fix_rare_token_probs, get_argn_column_names, translate_fixed_probs
-from mostlyai.engine._tabular.encoding import encode_df
-from mostlyai.engine._tabular.generation import _deepmerge, _fix_imputation_probs
-from mostlyai.engine.domain import ImputationConfig, RareCategoryReplacementMethod
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import FailureKind, ModelError
 from models.tabular.argn_decoding import SPECIAL, Codes, Decode, decoder, part_names, unescaped
+from models.tabular.argn_engine import (
+    FlatModel,
+    ImputationConfig,
+    RareCategoryReplacementMethod,
+    encode_df,
+    fix_imputation_probs,
+    fix_rare_token_probs,
+    get_argn_column_names,
+    get_cardinalities,
+    get_columns_from_cardinalities,
+    merge_probabilities,
+    translate_fixed_probs,
+)
 from models.tabular.argn_frames import engine_names, to_frame
 from models.tabular.columns import Column, Values, table_schema
 from models.tabular.engine import TableRequest
@@ -189,9 +196,9 @@ class ArgnModel:
             if column.name in request.rebalance
         }
         probabilities: dict[str, dict[int, float]] = translate_fixed_probs(
-            _deepmerge(
+            merge_probabilities(
                 fix_rare_token_probs(self._stats, RareCategoryReplacementMethod.sample),
-                _fix_imputation_probs(self._stats, complete),
+                fix_imputation_probs(self._stats, complete),
                 balanced,
             ),
             self._stats,

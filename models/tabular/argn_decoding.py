@@ -15,16 +15,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from dateutil import parser
-from mostlyai.engine._common import ARGN_COLUMN, ARGN_PROCESSOR, ARGN_TABLE, get_argn_name
-from mostlyai.engine._encoding_types.tabular.categorical import (
+from numpy.typing import NDArray
+
+from models.tabular.argn_engine import (
+    ARGN_COLUMN,
+    ARGN_PROCESSOR,
+    ARGN_TABLE,
     CATEGORICAL_ESCAPE_CHAR,
     CATEGORICAL_NULL_TOKEN,
     CATEGORICAL_UNKNOWN_TOKEN,
+    NUMERIC_BINNED_MAX_TOKEN,
+    NUMERIC_BINNED_MIN_TOKEN,
+    decode_column,
+    get_argn_name,
 )
-from mostlyai.engine._encoding_types.tabular.numeric import NUMERIC_BINNED_MAX_TOKEN, NUMERIC_BINNED_MIN_TOKEN
-from mostlyai.engine._tabular.generation import _decode_col
-from numpy.typing import NDArray
-
 from models.tabular.argn_frames import from_moments, from_numbers, from_series
 from models.tabular.columns import Column, Values
 
@@ -127,7 +131,7 @@ def _moments(column: Column, stats: dict[str, Any], codes: Codes) -> Values:
 
 
 def _as_the_engine_does(column: Column, stats: dict[str, Any], codes: Codes) -> Values:
-    return from_series(_decode_col(pd.DataFrame(codes).astype("int32"), stats), column)
+    return from_series(decode_column(pd.DataFrame(codes).astype("int32"), stats), column)
 
 
 def _missing(codes: Codes) -> NDArray[np.bool_] | None:

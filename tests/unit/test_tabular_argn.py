@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import orjson
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -248,7 +248,9 @@ def test_what_rare_values_say_is_in_no_file(tmp_path: Path) -> None:
 def test_a_fitting_goes_on_from_a_checkpoint_with_the_state_that_it_had(tmp_path: Path) -> None:
     place = MemoryPlace()
     options = {"epochs": 4, "size": "S", "batch_size": 8}
-    whole = fit(staff(), tmp_path / "whole", options=options, place=place)
+    table = staff().select(["grade"])
+    table = table.append_column("rank", table["grade"])  # of which much can be learned
+    whole = fit(table, tmp_path / "whole", options=options, place=place)
     steps = [saved.step for saved in place.saved]
     assert len(steps) > 1
     assert steps == sorted(set(steps))
@@ -257,7 +259,7 @@ def test_a_fitting_goes_on_from_a_checkpoint_with_the_state_that_it_had(tmp_path
     again = []
     for name in ("one", "two"):
         resumed = MemoryPlace(place.saved[0])
-        fit(staff(), tmp_path / name, options=options, place=resumed)
+        fit(table, tmp_path / name, options=options, place=resumed)
         assert resumed.news[0].step == steps[0] + 1
         again.append(resumed)
     # Two resumptions of one checkpoint end alike, and what was saved comes back as it was.
@@ -337,13 +339,14 @@ def test_a_budget_of_privacy_that_no_epoch_fits_is_refused(private: dict[str, An
     assert caught.value.code == "privacy_budget_too_small"
 
 
-def test_nothing_stays_in_the_users_home(tmp_path: Path) -> None:
+def test_nothing_stays_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    before = datasets.config.HF_DATASETS_CACHE
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     fit(staff(), tmp_path, options=TINY)
-    assert before == datasets.config.HF_DATASETS_CACHE
-    assert not Path(before).joinpath("parquet").exists()
+    assert cache == datasets.config.HF_DATASETS_CACHE
+    assert not cache.exists()
 
 
 def test_columns_of_texts_and_dates_come_back_as_they_were_written(tmp_path: Path) -> None:
