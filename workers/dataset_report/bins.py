@@ -53,9 +53,7 @@ def bin_feature(feature: Feature, tables: Sequence[pa.Table]) -> Binned:
 
 
 def _bin_categories(feature: Feature, tables: Sequence[pa.ChunkedArray]) -> Binned:
-    counts = {
-        str(entry["values"]): entry["counts"] for entry in pc.value_counts(pc.drop_null(tables[0])).to_pylist()
-    }
+    counts = {str(entry["values"]): entry["counts"] for entry in pc.value_counts(pc.drop_null(tables[0])).to_pylist()}
     frequent = sorted(counts, key=lambda value: (-counts[value], value))[:BINS]
     named = sorted(value for value in frequent if counts[value] >= LEAST_SHARED)
     labels = (*named, OTHER, MISSING)

@@ -40,38 +40,43 @@ def measure_distances(
     if not features or min(synthetic.num_rows, train.num_rows, holdout.num_rows) < LEAST_ROWS:
         return None
     draws = np.random.default_rng(seed)
-    size = min(train.num_rows, holdout.num_rows, MOST_REFERENCES)
     drawn = [
         table.take(draws.permutation(table.num_rows)[:most])
-        for table, most in ((synthetic, MOST_REFERENCES), (train, size), (holdout, size))
+        for table, most in ((synthetic, MOST_REFERENCES), (train, MOST_REFERENCES), (holdout, MOST_REFERENCES))
     ]
     made, members, others = distance_matrices(features, drawn)
     closeness = _closeness(made[:MOST_QUERIES], members, others)
-    return closeness, _membership(made, members[:MOST_QUERIES], others[:MOST_QUERIES])
+    size = min(len(members), len(others), MOST_QUERIES)
+    return closeness, _membership(made, members[:size], others[:size])
 
 
 def _closeness(made: Points, members: Points, others: Points) -> Closeness:
-    """Is a row's closest record a member? Were members and others no different, it would be a throw of a coin.
+    """Is a row's closest record a member? Were members and others no different, their numbers alone would decide.
 
-    The error is that of throwing a coin for each reference, which counts for all the rows that it is the closest of.
+    The share of rows closest to a member is then `chance`, and its variance that of drawing each reference's kind
+    apart, where a reference counts for all the rows that it is the closest of. Both are brought to the scale of as many
+    members as others by the ratio of the odds.
     """
     to_members, closest_member = _nearest(members, made)
     to_others, closest_other = _nearest(others, made)
+    chance = len(members) / (len(members) + len(others))
     tied = np.abs(to_members - to_others) < _TIE
-    closer = np.where(tied, 0.5, to_members < to_others)
+    share = float(np.where(tied, chance, to_members < to_others).mean())
     closest = np.where(to_members < to_others, closest_member, len(members) + closest_other)
-    weights = np.bincount(closest[~tied], minlength=2 * len(members)) / len(made)
-    bounds = histogram([to_others, to_members], LEAST_SHARED)
+    weights = np.bincount(closest[~tied], minlength=len(members) + len(others)) / len(made)
+    size = min(len(members), len(others))
+    near, far = _nearest(members[:size], made)[0], _nearest(others[:size], made)[0]
     return Closeness(
-        share=float(closer.mean()),
-        error=float(np.sqrt((weights**2).sum()) / 2),
-        median_training=float(np.median(to_members)),
-        median_holdout=float(np.median(to_others)),
-        low_training=float(np.percentile(to_members, 5)),
-        low_holdout=float(np.percentile(to_others, 5)),
+        share=share * (1 - chance) / (share * (1 - chance) + (1 - share) * chance),
+        error=float(np.sqrt((weights**2).sum() / (chance * (1 - chance))) / 4),
+        median_training=float(np.median(near)),
+        median_holdout=float(np.median(far)),
+        low_training=float(np.percentile(near, 5)),
+        low_holdout=float(np.percentile(far, 5)),
         rows=len(made),
-        references=len(members),
-        curve=bounds,
+        training_rows=len(members),
+        holdout_rows=len(others),
+        curve=histogram([far, near], LEAST_SHARED),
     )
 
 

@@ -109,9 +109,7 @@ def _compare_pair(first: Binned, second: Binned) -> PairFigures:
 
 def _worth_showing(figures: Sequence[PairFigures]) -> list[int]:
     places = range(len(figures))
-    strength = [
-        one.association if one.association_original is None else one.association_original for one in figures
-    ]
+    strength = [one.association if one.association_original is None else one.association_original for one in figures]
     strongest = sorted(places, key=lambda place: -strength[place])
     if not figures or figures[0].accuracy is None:
         return strongest[:SHOWN_PAIRS]
