@@ -19,7 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 from workers.dataset_report.bins import LEAST_SHARED
 from workers.dataset_report.curves import histogram
 from workers.dataset_report.figures import Closeness, Membership
-from workers.dataset_report.matrices import distance_matrices
+from workers.dataset_report.matrices import Points, distance_matrices
 from workers.dataset_report.tables import Feature
 from workers.dataset_report.told_apart import chance_error
 
@@ -29,8 +29,6 @@ LEAST_ROWS: Final = 20
 """Of a table, below which distances say nothing."""
 _TIE: Final = 1e-5
 """Distances that differ by less are one: they are of 32-bit numbers."""
-
-Points = NDArray[np.float32]
 
 
 def measure_distances(
@@ -95,6 +93,6 @@ def _membership(made: Points, members: Points, others: Points) -> Membership:
 def _nearest(points: Points, queries: Points) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Of each query the distance to the closest point, and which that is."""
     index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(points)
-    distances, places = index.kneighbors(queries)
+    _, places = index.kneighbors(queries)
     exact = np.linalg.norm(points[places[:, 0]].astype(np.float64) - queries, axis=1)  # brute force rounds near 0
     return exact, places[:, 0]

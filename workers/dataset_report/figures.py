@@ -124,8 +124,8 @@ class Utility(Figures, frozen=True, kw_only=True):
     synthetic: Score
     real: Score
     ratio: float | None
-    """(synthetic - baseline) / (real - baseline), of the fits' mean guesses, not below 0; None where the real rows teach
-    nothing either."""
+    """(synthetic - baseline) / (real - baseline), of the fits' mean guesses, not below 0; None where the real rows
+    teach nothing either."""
     ratio_low: float | None
     ratio_high: float | None
     """Of 95 in 100 draws of the held-out rows."""

@@ -48,14 +48,14 @@ def render_page(report: Report) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share in per cent, or a dash; what is not nothing is not written as nothing."""
     if share is None:
-        return "–"
+        return "-"
     least = 10.0**-digits
     return f"under {least:g} %" if 0 < 100 * share < least / 2 else f"{100 * share:.{digits}f} %"
 
 
 def figure(value: float | None, digits: int = 3) -> str:
     """A number, or a dash."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _chosen(columns: tuple[ColumnFigures, ...]) -> list[ColumnFigures]:
@@ -92,7 +92,7 @@ def _matrix(report: Report, names: list[str]) -> str:
         if column.accuracy is not None and column.name in names
     }
     least = min(values.values(), default=0.0)
-    return plots.matrix_plot(names, values, low=min(0.8, least), what="accuracy of pairs of columns")
+    return plots.matrix_plot(names, values, low=min(0.8, least), upper="s", what="accuracy of pairs of columns")
 
 
 def _associations(report: Report, names: list[str]) -> str:
@@ -102,4 +102,4 @@ def _associations(report: Report, names: list[str]) -> str:
         values[pair.second, pair.first] = pair.association
         if pair.association_original is not None:
             values[pair.first, pair.second] = pair.association_original
-    return plots.matrix_plot(names, values, low=0.0, what="associations of columns")
+    return plots.matrix_plot(names, values, low=0.0, upper="o", what="associations of columns")

@@ -6,7 +6,7 @@ a stranger's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,9 +19,7 @@ WIDTH: Final = 320
 _HEIGHT: Final = 110
 _ROW: Final = 19
 _LABEL: Final = 118
-_SVG: Final = Markup(
-    '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" style="max-width:{}px" preserveAspectRatio="xMidYMin meet">{}</svg>'
-)
+_SVG: Final = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" style="max-width:{}px">{}</svg>')
 _TEXT: Final = Markup('<text x="{}" y="{}" class="{}">{}</text>')
 _RECT: Final = Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"><title>{}</title></rect>')
 _CELL: Final = Markup(
@@ -48,9 +46,9 @@ def curve_plot(curve: Curve, what: str, *, moment: bool = False) -> Markup:
     ]
     axis = Markup('<path d="M0 {0}.5H{1}" class="axis"/>').format(_HEIGHT, WIDTH)
     ends = np.array([curve.low, (curve.low + curve.high) / 2, curve.high])
-    write: Callable[[float], str] = lambda value: (write_moment if moment else write_number)(value, ends)  # noqa: E731
+    write = write_moment if moment else write_number
     labels = [
-        _TEXT.format(place, _HEIGHT + 14, kind, write(float(value)))
+        _TEXT.format(place, _HEIGHT + 14, kind, write(float(value), ends))
         for place, kind, value in zip((0, WIDTH // 2, WIDTH), ("t", "t mid", "t end"), ends, strict=True)
     ]
     return _SVG.format(WIDTH, _HEIGHT + 18, f"spread of {what}", WIDTH * 2, Markup().join([*drawn, axis, *labels]))
@@ -120,38 +118,47 @@ def pair_plot(pair: PairFigures, first: Shape, second: Shape) -> Markup:
                         kind,
                         f"{(share / highest) ** 0.5:.2f}",
                         says,
-                    )  # fmt: skip
+                    )
                 )
     return _SVG.format(
         2 * side + gap, 16 + side, f"{pair.first} and {pair.second}", 2 * (2 * side + gap), Markup().join(drawn)
     )
 
 
-def matrix_plot(names: Sequence[str], values: dict[tuple[str, str], float], *, low: float, what: str) -> Markup:
-    """A square of columns by columns: `values[row, column]` from `low`, pale, to 1."""
-    side = max(9, min(24, 420 // max(1, len(names))))
-    margin = 130
+def matrix_plot(
+    names: Sequence[str], values: Mapping[tuple[str, str], float], *, low: float, upper: str, what: str
+) -> Markup:
+    """A square of columns by columns: `values[row, column]`, paler towards `low`, darkest at 1.
+
+    `upper` is the class of the squares above the diagonal; the others show the dataset.
+    """
+    side = max(10, min(30, 420 // max(1, len(names))))
+    margin, size = 130, len(names) * side
     drawn: list[Markup] = []
     for row, name in enumerate(names):
-        at = row * side + side * 0.7
+        at = (row + 0.65) * side
         drawn.append(_TEXT.format(margin - 6, f"{at:.1f}", "t end", shorten(name, 20)))
+        drawn.append(
+            Markup('<text transform="translate({},{}) rotate(-40)" class="t end">{}</text>').format(
+                f"{margin + at:.1f}", size + 12, shorten(name, 16)
+            )
+        )
         for column, other in enumerate(names):
             value = values.get((name, other))
-            if value is None:
-                continue
-            drawn.append(
-                _CELL.format(
-                    margin + column * side,
-                    row * side,
-                    side - 1,
-                    side - 1,
-                    "s" if row > column else "o",
-                    f"{max(0.03, (value - low) / (1 - low)):.2f}",
-                    f"{name}, {other}: {value:.2f}",
-                )  # fmt: skip
-            )
-    size = len(names) * side
-    return _SVG.format(margin + size, max(size, 1), what, margin + size, Markup().join(drawn))
+            if value is not None:
+                dark = max(0.0, (value - low) / (1 - low)) ** 0.8 if low < 1 else 1.0
+                drawn.append(
+                    _CELL.format(
+                        margin + column * side,
+                        row * side,
+                        side - 1,
+                        side - 1,
+                        upper if row < column else "s",
+                        f"{max(0.04, dark):.2f}",
+                        f"{name}, {other}: {value:.2f}",
+                    )
+                )
+    return _SVG.format(margin + size, size + 80, what, margin + size, Markup().join(drawn))
 
 
 def scores_plot(baseline: float, scores: Sequence[tuple[str, str, Score]]) -> Markup:

@@ -114,8 +114,9 @@ def _utility(figures: Utility | None) -> Iterator[Remark]:
     yield Remark(
         level=level,
         subject="utility",
-        text=f"A model that learns to predict {figures.target!r} from it gets {_percent(figures.ratio)} of the way that "
-        f"real rows bring it ({what}; 95 % interval {_percent(figures.ratio_low)} to {_percent(figures.ratio_high)}).",
+        text=f"A model that learns to predict {figures.target!r} from it gets {_percent(figures.ratio)} of the way "
+        f"that real rows bring it ({what}; 95 % interval {_percent(figures.ratio_low)} to "
+        f"{_percent(figures.ratio_high)}).",
     )
 
 
@@ -195,8 +196,8 @@ def _text(figures: TextFigures) -> Iterator[Remark]:
     yield Remark(
         level=level,
         subject="texts",
-        text=f"{_percent(figures.near)} of the texts of {figures.column!r} have one beside them that is nearly the same; "
-        f"{figures.words.median:.0f} words in the median.",
+        text=f"{_percent(figures.near)} of the texts of {figures.column!r} have one beside them that is nearly the "
+        f"same; {figures.words.median:.0f} words in the median.",
     )
     if figures.openings > 0.2:
         yield Remark(

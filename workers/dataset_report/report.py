@@ -19,7 +19,7 @@ from workers.dataset_report.copies import copied_values, identical_rows, repeate
 from workers.dataset_report.curves import histogram
 from workers.dataset_report.distances import measure_distances
 from workers.dataset_report.fidelity import agreement, compare_pairs, count, summarise
-from workers.dataset_report.figures import ColumnFigures, Privacy, Report, Shape, TextFigures, Utility
+from workers.dataset_report.figures import ColumnFigures, PairFigures, Privacy, Report, Shape, TextFigures, Utility
 from workers.dataset_report.remarks import remarks_on
 from workers.dataset_report.tables import MODELLED, Feature, Tables, features_of
 from workers.dataset_report.texts import describe_texts
@@ -167,7 +167,7 @@ def _column(feature: Feature, binned: Binned | None, compared: Sequence[pa.Table
 
 
 def _utility(
-    features: Sequence[Feature], samples: _Samples, pairs: Sequence[object], target: str | None, seed: int
+    features: Sequence[Feature], samples: _Samples, pairs: Sequence[PairFigures], target: str | None, seed: int
 ) -> tuple[Utility | None, str | None]:
     """The figures, or why there are none."""
     if samples.train is None:

@@ -20,6 +20,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 from workers.dataset_report.figures import PairFigures, Score, Utility
 from workers.dataset_report.matrices import Matrix, tree_matrices
 from workers.dataset_report.tables import Feature
+from workers.dataset_report.values import count_values, place_values
 
 MOST_TRAINING: Final = 10_000
 MOST_TEST: Final = 5000
@@ -91,10 +92,7 @@ def choose_target(
 def _as_target(feature: Feature, train: pa.Table, holdout: pa.Table, why: str) -> Target | None:
     seen, unseen = (pc.drop_null(table.column(feature.field)) for table in (train, holdout))
     if feature.kind == "category":
-        counts, others = (
-            {str(entry["values"]): entry["counts"] for entry in pc.value_counts(table).to_pylist()}
-            for table in (seen, unseen)
-        )
+        counts, others = count_values([seen]), count_values([unseen])
         classes = sorted(value for value, rows in counts.items() if rows >= LEAST_OF_CLASS)
         fits = 2 <= len(classes) <= MOST_CLASSES and all(others.get(value, 0) >= LEAST_OF_CLASS for value in classes)
         return Target(feature, why, tuple(classes)) if fits else None
@@ -154,8 +152,8 @@ def _with_target(table: pa.Table, target: Target) -> pa.Table:
 def _answers(table: pa.Table, target: Target) -> Matrix:
     column = table.column(target.feature.field)
     if target.classes:
-        column = pc.index_in(column, value_set=pa.array(target.classes, pa.string()))
-    answers: Matrix = column.to_numpy().astype(np.float64)
+        return place_values(column, target.classes).astype(np.float64)
+    answers: Matrix = column.to_numpy()
     return answers
 
 
