@@ -13,15 +13,14 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from workers.dataset_report.bins import LEAST_SHARED
 from workers.dataset_report.curves import histogram
 from workers.dataset_report.figures import Closeness, Membership
 from workers.dataset_report.matrices import Points, distance_matrices
+from workers.dataset_report.ranking import auc, chance_error
 from workers.dataset_report.tables import Feature
-from workers.dataset_report.told_apart import chance_error
 
 MOST_QUERIES: Final = 5000
 MOST_REFERENCES: Final = 10_000
@@ -82,9 +81,9 @@ def _membership(made: Points, members: Points, others: Points) -> Membership:
     distances = np.concatenate([_nearest(made, members)[0], _nearest(made, others)[0]])
     # Equal up to rounding is equal: an attacker cannot lean on the last bit.
     distances = np.round(distances / _TIE)
-    truth = np.repeat([1, 0], [len(members), len(others)])
+    member = np.arange(len(distances)) < len(members)
     return Membership(
-        auc=float(roc_auc_score(truth, -distances)),
+        auc=auc(member, -distances),
         error=chance_error(len(members), len(others)),
         rows=len(members),
     )

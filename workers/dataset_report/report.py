@@ -44,7 +44,7 @@ class _Samples(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def original(self) -> pa.Table | None:
-        """Training and held-out rows together, in the shares that they have in the source."""
+        """Training and held-out rows together: both are of the source."""
         there = [table for table in (self.train, self.holdout) if table is not None]
         return pa.concat_tables(there) if there else None
 

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.metrics import r2_score
 
 from workers.dataset_report.figures import PairFigures, Score, Utility
 from workers.dataset_report.matrices import Matrix, tree_matrices
+from workers.dataset_report.ranking import auc
 from workers.dataset_report.tables import Feature
 from workers.dataset_report.values import count_values, place_values
 
@@ -28,7 +29,7 @@ LEAST_TRAINING: Final = 50
 LEAST_TEST: Final = 20
 FITS: Final = 3
 """Of each table, on different draws of its rows."""
-TREES: Final = 100
+TREES: Final = 60
 MOST_CLASSES: Final = 10
 LEAST_OF_CLASS: Final = 5
 """Held-out rows, and training rows, that a class must have."""
@@ -186,8 +187,8 @@ def _score(guess: Matrix, truth: Matrix, target: Target) -> float:
     if not target.classes:
         return max(0.0, float(r2_score(truth, guess[:, 0])))
     if len(target.classes) == 2:
-        return float(roc_auc_score(truth == 1, guess[:, 1]))
-    return float(np.mean([roc_auc_score(truth == place, guess[:, place]) for place in range(len(target.classes))]))
+        return auc(truth == 1, guess[:, 1])
+    return float(np.mean([auc(truth == place, guess[:, place]) for place in range(len(target.classes))]))
 
 
 def _ratio(scores: Sequence[float], baseline: float) -> float | None:
