@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,43 +11,14 @@ import pytest
 
 from models.backends.echo import EchoBackend
 from models.errors import FailureKind, ModelError
-from models.spec import Message, Output, TextRequest, TextResult, Usage
-from workers.acceptance.judging import SCORE_SCHEMA
+from models.spec import Message, TextRequest, TextResult
+from tests.support.parrot import Parrot
 from workers.contracts import CountRange, Part, ShardTask, Work
 from workers.execute import Execution
 from workers.records import item_seed, read_part
 from workers.store_folder import FolderStore
 
 ITEMS = 24
-
-
-class Parrot(EchoBackend):
-    """Says what it was told, and mends what it is told is wrong: drops the numbers, and adds the words that lack.
-
-    As a judge it gives a text as many points as it has words, 5 at most.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[TextRequest] = []
-
-    async def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[Sequence[TextResult]]:
-        self.asked += requests
-        for request in requests:
-            await asyncio.sleep(0)
-            yield [TextResult(index=request.index, outputs=(self._say(request),), usage=Usage(3, 5))]
-
-    def _say(self, request: TextRequest) -> Output:
-        text = request.messages[-1].content
-        if request.schema == SCORE_SCHEMA:
-            text = orjson.dumps({"score": min(5, len(text.split()))}).decode()
-        elif len(request.messages) > 1 and request.messages[-2].role == "assistant":
-            told = text
-            text = " ".join(word for word in request.messages[-2].content.split() if not word.isdigit())
-            text += " please" if "lacks 'please'" in told else ""
-        elif request.seed == item_seed(7, request.index, 1, 3):
-            text = f"{text} please"  # the second draw is luckier
-        return Output(text, "stop", request.seed)
 
 
 def task(accept: dict[str, Any], *, first: int = 0, count: int = ITEMS, prompt: str = "Item {{ index }}") -> ShardTask:
