@@ -20,7 +20,10 @@ _CANDIDATE = re.compile(
     re.IGNORECASE,
 )
 _EXTENSION = re.compile(r"[ ,]*(?:x|ext\.?|app\.?)\s*\d+$", re.IGNORECASE)
-_DATE = re.compile(r"(?:19|20)\d\d([-./])\d{1,2}\1\d{1,2}(?:[ T]\d\d)?|\d{1,2}([-./])\d{1,2}\2(?:19|20)\d\d(?: \d\d)?")
+_DATE = re.compile(
+    r"(?:19|20)\d\d([-./])\d{1,2}\1\d{1,2}(?:[ T]\d\d)?|\d{1,2}([-./])\d{1,2}\2(?:19|20)\d\d(?: \d\d)?"
+    r"|(?:19|20)\d\d ?[-/] ?(?:19|20)\d\d"
+)
 _TRUNK = re.compile(r"\(?0[\d ()/.-]{7,18}")
 _BOOK = re.compile(r"97[89]\d{10}")
 """ISBN; its check digit is that of EAN-13."""
@@ -39,8 +42,12 @@ def find_phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
     """
     for match in _CANDIDATE.finditer(text):
         number = match[0]
+        bracket = number.startswith("(") and number.count("(") > number.count(
+            ")"
+        )  # of the sentence, and not of the number
+        number = number[bracket:]
         if _is_phone(number, regions) and not _DATE.fullmatch(number):
-            yield match.start(), match.end()
+            yield match.start() + bracket, match.end()
 
 
 def _is_phone(number: str, regions: Sequence[str]) -> bool:
