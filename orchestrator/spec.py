@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
+from orchestrator.accept_spec import AcceptFields, check_accept
 from orchestrator.audio_spec import AudioFields, refuse_audio_fields
 from orchestrator.findings import Passes
 from orchestrator.flow_spec import check_flow, with_sources
@@ -85,7 +86,7 @@ class Source(BaseModel):
         return math.prod(len(values) for values in (self.grid or {}).values())
 
 
-class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
+class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields, AcceptFields):
     """A job as its client wrote it, checked for everything that can be seen without its rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
@@ -156,6 +157,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             refuse_audio_fields(self, self.kind)
         if self.kind != "tabular":
             refuse_dataset_fields(self, self.kind)
+        if self.kind not in {"text", "echo"}:
+            self._refuse("accept")
         of_kind = {
             "image": self._check_image_job,
             "train": self._check_training_job,
@@ -225,6 +228,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             )
         if self.system is not None and any(message.role == "system" for message in self.messages or ()):
             raise ValueError("the job has system, and messages has a message of role system; give one of the two")
+        check_accept(self, n=self.n, temperature=self.sampling.temperature)
         if self.sampling.min_tokens > self.sampling.max_tokens:
             raise ValueError(
                 f"sampling.min_tokens is {self.sampling.min_tokens}, above max_tokens, {self.sampling.max_tokens}"
@@ -305,6 +309,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             table=None if self.table is None else self.table.work(),
             adapter=None if self.adapter is None else adapters.get(self.adapter, self.adapter),
             upstream=tuple(self.upstream or ()),
+            accept=self.accept_work(self.sampling),
         )
 
     @property

@@ -12,6 +12,7 @@ from models.spec import Usage
 from orchestrator.findings import Findings, decode_findings
 from orchestrator.lifecycle import JobStatus
 from orchestrator.totals import ItemCounts, JobTimings, Totals
+from workers.acceptance.figures import CheckFigures
 from workers.contracts import BLOCK_ROWS
 from workers.training_progress import TrainingProgress
 
@@ -117,6 +118,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """Of a job that trains a model: how far it is, or was when it last said so."""
     predicted_finish_at: float | None = None
     """While it is in progress, and how fast it is is known."""
+    checks: CheckFigures | None = None
+    """Of a job with rules: what they came to in the shards that are done, where they found something wrong."""
     nodes: tuple[NodeView, ...] = ()
     """Of a flow, each behind all that it needs. The flow's items and counts are the sums of theirs."""
     flow: str | None = None
@@ -186,6 +189,7 @@ def view_job(
         findings=None if row.findings is None else decode_findings(row.findings),
         training=None if training is None else training.progress,
         predicted_finish_at=_predicted(row, training) if row.status == JobStatus.IN_PROGRESS else None,
+        checks=totals.checks,
         nodes=nodes,
         flow=row.flow,
         first_prediction=first,

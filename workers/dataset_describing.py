@@ -13,7 +13,6 @@ from workers.contracts import ReportWork, source_tables_prefix
 from workers.dataset_engine import PartOf
 from workers.dataset_report.figures import Report
 from workers.dataset_report.gate import Gate, check_gate
-from workers.dataset_report.page import page_of
 from workers.dataset_report.report import EmptyDatasetError, make_report
 from workers.store import MissingObjectError, ObjectStore
 from workers.table_blocks import Fetch, fetch_blocks
@@ -58,7 +57,7 @@ async def describe(
             name=work.name,
         )
         held = check_gate(report, Gate.model_validate(work.gate))
-        return Described(html=page_of(report, held), json=report.json(), figures=_telling(report), held=held)
+        return Described(html=report.html(), json=report.json(), figures=_telling(report), held=held)
 
     try:
         return await asyncio.to_thread(make)
