@@ -51,5 +51,5 @@ class LocalRules:
         columns = np.stack([np.asarray(column, bool) for column in verdicts.values()])
         broken = (~columns).sum(axis=1).tolist()
         rejected = {rule.shown: count for rule, count in zip(self._rules, broken, strict=True) if count}
-        accepted: NDArray[np.bool_] = columns.all(axis=0)
+        accepted: NDArray[np.bool_] = np.logical_and.reduce(columns)
         return pa.array(accepted), rejected
