@@ -18,6 +18,7 @@ is forbidden, or answers with text.
 Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
 Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWork: who overlooks one answers without the
 adapter, or trains something else.
+Version 8 adds `dataset` to Work: who overlooks it answers without a prompt.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 7
+WIRE_VERSION = 8
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -190,6 +191,15 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return TrainingSettings.model_validate(self.settings)
 
 
+class DatasetWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every shard of a dataset under a plan has in common, beside what it shares with text."""
+
+    columns: dict[str, dict[str, Any]]  # workers.columns.kinds.ColumnSpec as JSON; pydantic checks it again on arrival
+    """By name, each behind all that it needs."""
+    output: tuple[str, ...]
+    """Columns and fields of the row that its record gives."""
+
+
 class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What every shard of a job has in common."""
 
@@ -221,6 +231,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a node of a flow: the nodes whose results its items are made from, under their names, like fields of a row."""
     adapter: str | None = None
     """Of a text job: `NAME@VERSION`, or a local folder."""
+    dataset: DatasetWork | None = None
+    """Of a job that makes the rows of a dataset; `messages` and `schema` then say nothing."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -366,23 +378,21 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
         return 1 if message.training is None else 4
     if not isinstance(message, ShardTask):
         return 1
-    work = message.work
-    if _names_adapters(work):
-        return 7
-    if work.upstream:
-        return 6
-    if work.deny or work.audio is not None:
-        return 5
-    if work.train is not None:
-        return 4
-    if work.image is not None:
-        return 3
-    return 2 if message.skip or message.alone else 1
+    return max(_lowest_of(message.work), 2 if message.skip or message.alone else 1)
 
 
-def _names_adapters(work: Work) -> bool:
+def _lowest_of(work: Work) -> int:
     trains = work.train is not None and work.train.tune is not None
-    return trains or work.adapter is not None or (work.image is not None and bool(work.image.adapters))
+    named = work.adapter is not None or (work.image is not None and bool(work.image.adapters))
+    needed = {
+        8: work.dataset is not None,
+        7: trains or named,
+        6: bool(work.upstream),
+        5: bool(work.deny) or work.audio is not None,
+        4: work.train is not None,
+        3: work.image is not None,
+    }
+    return next((version for version, is_needed in needed.items() if is_needed), 1)
 
 
 def encode(message: ShardTask | ShardReport | Directive) -> str:

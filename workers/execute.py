@@ -1,8 +1,8 @@
 """Run one shard: read its rows, render, generate, and leave one immutable part. Plain asyncio: no Celery, no Ray.
 
 What is common to all kinds of jobs is here: the right to the shard, reading, the part, what is kept when all this is
-interrupted. How requests become records is `text_items`, `image_items` and `audio_items`; how a model is trained,
-`training_shard`.
+interrupted. How requests become records is `text_items`, `dataset_items`, `image_items` and
+`audio_items`; how a model is trained, `training_shard`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -32,11 +32,14 @@ from workers.contracts import (
     ShardTask,
     Timings,
     TrainWork,
+    Work,
     audio_folder,
     images_folder,
     part_key,
     partial_key,
 )
+from workers.conversations import converse
+from workers.dataset_items import DatasetItems
 from workers.engines import AnyBackend
 from workers.image_items import ImageItems
 from workers.image_shard import ImageShard, OpenCredentials
@@ -60,6 +63,7 @@ SALVAGE_SECONDS = 10.0
 """How long an interrupted execution tries to keep what it has: whoever interrupted it waits."""
 Phase = Literal["loading", "reading", "generating", "writing"]
 Answer = TypeVar("Answer")
+AnyItems: TypeAlias = TextItems | ImageItems | AudioItems | DatasetItems
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -130,7 +134,7 @@ class Execution:
         self._phase: Phase = "loading"
         self._entered = clock()
         self._seconds: dict[Phase, float] = {}
-        self._items: TextItems | ImageItems | AudioItems | None = None
+        self._items: AnyItems | None = None
         self._training: TrainingShard | None = None
 
     def progress(self) -> Progress:
@@ -176,6 +180,8 @@ class Execution:
             await self._images(items).run(cast("ImageBackend", backend))
         elif isinstance(items, AudioItems):
             await self._audio(items).run(cast("AudioBackend", backend))
+        elif isinstance(items, DatasetItems):
+            await converse(cast("Backend", backend), items.requests, items.settle)
         else:
             await _answer(items, cast("Backend", backend))
         self._enter("writing")
@@ -272,15 +278,22 @@ class Execution:
         parts = {node: task.upstream.get(node, ()) for node in task.work.upstream}
         return read_upstream(parts, task.first, task.count, self._store)
 
-    def _read(self, info: ModelInfo) -> TextItems | ImageItems | AudioItems:
+    def _read(self, info: ModelInfo) -> AnyItems:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
         cache_dir = self._cache_dir or Path(tempfile.gettempdir())
         work = self.task.work
         adapters = find_adapters(work, info, self._store, cache_dir)
-        kind = ImageItems if work.image is not None else AudioItems if work.audio is not None else TextItems
         rows, upstream = read_rows(self.task.source, self._store), self._upstream()
-        return kind(self.task, info, rows, earlier, upstream, adapters)
+        return _items_of(work)(self.task, info, rows, earlier, upstream, adapters)
+
+
+def _items_of(work: Work) -> type[AnyItems]:
+    if work.image is not None:
+        return ImageItems
+    if work.audio is not None:
+        return AudioItems
+    return TextItems if work.dataset is None else DatasetItems
 
 
 async def _answer(items: TextItems, backend: Backend) -> None:

@@ -39,7 +39,7 @@ class Expression:
             parser = Parser(environment, source, state="variable")
             parsed = parser.parse_expression()
             if not parser.stream.eos:
-                raise TemplateSyntaxError("something follows the expression", parser.stream.current.lineno)
+                parser.fail("something follows the expression")
             tree = nodes.Template([nodes.Assign(nodes.Name(_VALUE, "store"), parsed, lineno=1)], lineno=1)
             tree.set_environment(environment)
             check_names(environment, tree, 0)
