@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
 from orchestrator.audio_spec import AudioFields, refuse_audio_fields
+from orchestrator.dataset_spec import DatasetFields, asks_model, check_dataset, refuse_dataset_fields
 from orchestrator.flow_spec import check_flow, with_sources
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
@@ -83,13 +84,13 @@ class Source(BaseModel):
         return math.prod(len(values) for values in (self.grid or {}).values())
 
 
-class JobSpec(ImageFields, AudioFields, TrainFields):
+class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
     """A job as its client wrote it, checked for everything that can be seen without its rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "untitled"
-    kind: Literal["text", "image", "audio", "train", "echo", "flow"] = "text"
+    kind: Literal["text", "image", "audio", "train", "dataset", "echo", "flow"] = "text"
     model: Text = ""
     engine: Literal["auto", "vllm", "transformers", "echo"] = "auto"
     source: Source
@@ -130,6 +131,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             return {"model": "echo", **data}
         if isinstance(data, dict) and data.get("kind") == "image" and (step := default_model(data)):
             return {"model": step, **data}
+        if isinstance(data, dict) and data.get("kind") == "dataset" and not asks_model(data.get("columns")):
+            return {"model": "echo", **data}  # which is never asked
         if isinstance(data, dict) and data.get("kind") == "train":
             return {"source": ROW, **data}
         if isinstance(data, dict) and "nodes" in data:
@@ -148,9 +151,12 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             raise ValueError(f"model is missing; {what}{'' if self.kind == 'train' else ' `nightmill models` lists'}")
         if self.kind != "train":
             self._refuse_training()
+        if self.kind != "dataset":
+            refuse_dataset_fields(self, self.kind)
         if self.kind != "audio":
             refuse_audio_fields(self, self.kind)
         of_kind = {"image": self._check_image_job, "train": self._check_training_job, "audio": self._check_audio_job}
+        of_kind["dataset"] = self._check_dataset_job
         of_kind.get(self.kind, self._check_text_job)()
         if self.options is not None and self.model != "echo":
             raise ValueError("options are for the model 'echo' alone")
@@ -171,6 +177,15 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
         self._refuse("n", what="for text and images; a voice speaks a text in one way")
         if self.prompt is None:
             raise ValueError("the job has no prompt; it is what is spoken")
+
+    def _check_dataset_job(self) -> None:
+        refuse_image_fields(self, self.kind)
+        self._refuse("prompt", "messages", "system", "output_schema", what="for each column of a dataset")
+        self._refuse("n", "max_tokens_field")
+        source = self.source
+        grid = source.grid or {}
+        rows = source.file is not None or source.items is not None
+        check_dataset(self, model=self.model, grid=grid, numbers=source.count is not None, rows=rows)
 
     def _check_training_job(self) -> None:
         refuse_image_fields(self, self.kind)
@@ -213,6 +228,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             return self.data.templates if self.source.file is not None else ()
         if self.kind in {"train", "flow"}:
             return ()
+        if self.kind == "dataset":
+            return self.dataset_templates()
         if self.kind == "audio":
             return (Message("user", self.prompt or ""),)
         if self.kind == "image":
@@ -232,7 +249,9 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
     @property
     def kept(self) -> tuple[str, ...]:
         """Fields of a row that its record repeats."""
-        return tuple(self.source.grid or ()) if self.keep is None else self.keep
+        if self.keep is not None:
+            return self.keep
+        return () if self.kind == "dataset" else tuple(self.source.grid or ())  # a dataset's rows have the grid's
 
     def over_rows(self) -> JobSpec:
         """A training on rows as a job over these rows, for planning to read and check them; any other job as it is."""
@@ -261,12 +280,12 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             adapters: By the job's names of adapters that were trained, `NAME@VERSION` of each.
         """
         adapters = adapters or {}
-        textless = self.kind in {"image", "audio", "train"}
+        wordless = self.kind in {"image", "audio", "train"}
         return Work(
             model=model or self.model,
             engine=self.engine,
-            messages=() if textless else self.templates,
-            sampling={} if textless else self.sampling.model_dump(mode="json"),
+            messages=() if wordless or self.kind == "dataset" else self.templates,
+            sampling={} if wordless else self.sampling.model_dump(mode="json"),
             seed=self.seed,
             n=self.n,
             schema=self.output_schema,
@@ -280,6 +299,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             train=self.train_work(self.seed, etag, rows) if self.kind == "train" else None,
             adapter=None if self.adapter is None else adapters.get(self.adapter, self.adapter),
             upstream=tuple(self.upstream or ()),
+            dataset=self.dataset_work(self.source.grid or ()) if self.kind == "dataset" else None,
         )
 
     @property

@@ -9,15 +9,12 @@ import orjson
 from pydantic import JsonValue
 
 from models.spec import ItemError, JsonSchema, Message, Output, Sampling
-from workers.columns.kinds import ColumnSpec, JudgeColumn
+from workers.columns.kinds import JUDGE_TOKENS, ColumnSpec, JudgeColumn
 from workers.columns.samplers import Place, sampler
 from workers.contracts import Row
 from workers.expressions import Expression
 from workers.prompts import PromptTemplate
 from workers.schemas import Validator
-
-JUDGE_TOKENS = 32
-"""Enough for `{"score": 5}`, however it is spaced."""
 
 
 class Filled(Protocol):

@@ -19,6 +19,8 @@ MAX_VALUES = 100_000
 """Of one category."""
 MAX_BALANCED = 10_000
 """Rows after which a balanced category begins anew."""
+JUDGE_TOKENS = 32
+"""Enough for `{"score": 5}`, however it is spaced."""
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -288,6 +290,13 @@ class ColumnSpec(_Part):
     def asked(self) -> ModelColumn | JudgeColumn | None:
         """What is asked of a model, where one is."""
         return self.model or self.judge
+
+    def most_tokens(self, usual: int) -> int:
+        """Tokens that a model may write for it, where a job's `max_tokens` is `usual`."""
+        asked = self.asked
+        if asked is None:
+            return 0
+        return asked.max_tokens or (usual if self.judge is None else JUDGE_TOKENS)
 
     def as_written(self) -> dict[str, Any]:  # any JSON
         """The column as a plan has it, without what was left at its default."""
