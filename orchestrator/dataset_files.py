@@ -114,7 +114,7 @@ def _widened(types: Mapping[str, pa.DataType], rows: Sequence[Values]) -> dict[s
     return {name: _fitting(kind, [row.get(name) for row in rows]) for name, kind in types.items()}
 
 
-def _fitting(known: pa.DataType, values: Sequence[JsonValue]) -> pa.DataType:
+def _fitting(known: pa.DataType, values: Sequence[Any]) -> pa.DataType:  # any JSON
     if pa.types.is_string(known):
         return known
     try:
@@ -179,7 +179,7 @@ class _SplitFiles:
             self._writer = None
 
 
-def _array(values: Sequence[JsonValue], kind: pa.DataType) -> pa.Array:
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array[Any]:  # any JSON
     if pa.types.is_string(kind):
         return pa.array([None if value is None else _text(value) for value in values], kind)
     return pa.array(values, kind)

@@ -78,15 +78,14 @@ def asks_model(columns: object) -> bool:
     return isinstance(columns, dict) and any(isinstance(one, dict) and ASKING & one.keys() for one in columns.values())
 
 
-def check_dataset(fields: DatasetFields, *, model: str, grid: Collection[str], numbers: bool, rows: bool) -> None:
+def check_dataset(fields: DatasetFields, *, model: str, grid: Collection[str], known: Collection[str] | None) -> None:
     """Raise ValueError where the columns of a plan do not go together; the message names the field.
 
     Args:
         fields: The plan.
         model: The job's.
         grid: Names of the source's grid.
-        numbers: Whether the source's rows are nothing but their number.
-        rows: Whether they have fields that are known only when they are read.
+        known: What a row has before its columns are filled; None where that is known only when it is read.
     """
     columns = fields.columns
     if columns is None:
@@ -97,8 +96,8 @@ def check_dataset(fields: DatasetFields, *, model: str, grid: Collection[str], n
         in_order(columns)
     except PlanError as error:
         raise ValueError(f"columns: {error}" if not str(error).startswith("columns") else str(error)) from error
-    if not rows:
-        _check_names(fields, columns, [*columns, *grid, *([INDEX] if numbers else [])])
+    if known is not None:
+        _check_names(fields, columns, [*columns, *known])
     if len(set(fields.output or ())) != len(fields.output or ()):
         raise ValueError("output names a column twice")
     _check_subsets(columns)

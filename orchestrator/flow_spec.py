@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
+from orchestrator.accept_spec import fields_of_rules
 from workers.prompts import PromptError, PromptTemplate
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def _uses(node: JobSpec, nodes: Mapping[str, JobSpec]) -> list[tuple[str, str]]:
         except PromptError:
             continue  # it is told where templates are compiled
         found += [("prompt", name) for name in nodes if name in fields]
+    found += [("accept", name) for name in fields_of_rules(node) if name in nodes]
     return found + [
         (field, name)
         for field in ("input", "mask", "style_image")
@@ -158,10 +160,10 @@ def _uses(node: JobSpec, nodes: Mapping[str, JobSpec]) -> list[tuple[str, str]]:
 def _check_use(name: str, field: str, needed: str, maker: JobSpec) -> None:
     if name == needed:
         raise ValueError(f"nodes.{name}.{field} uses {name}, the node itself")
-    if field == "prompt":
+    if field in {"prompt", "accept"}:
         if maker.kind not in {"text", "echo"}:
             instead = "; name it as input, mask or style_image" if maker.kind == "image" else " and no text"
-            raise ValueError(f"nodes.{name}.prompt uses {needed}, which makes {_made(maker)}{instead}")
+            raise ValueError(f"nodes.{name}.{field} uses {needed}, which makes {_made(maker)}{instead}")
     elif maker.kind != "image":
         raise ValueError(f"nodes.{name}.{field} names the node {needed}, which makes {_made(maker)} and no image")
     elif maker.n != 1:

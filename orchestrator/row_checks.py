@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from models.spec import MAX_TOKENS_LIMIT, Message
+from orchestrator.accept_spec import check_accept_rules, refuse_unknown_fields
 from orchestrator.dataset_spec import stand_ins
 from orchestrator.row_blocks import Block, Glance
 from orchestrator.spec import JobSpec
@@ -55,6 +56,7 @@ class RowChecks:
         self._wanted = samples
         grid = spec.source.grid or {}
         self._grid_names = frozenset(grid)
+        self._ruled = check_accept_rules(spec.accept, structured=spec.structured)
         self._made: Row = {**(spec.upstream or {}), **stand_ins(spec)}
         self._grid: list[Row] = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         needed = sorted(template.fields - self._grid_names - self._made.keys())
@@ -110,6 +112,7 @@ class RowChecks:
                     line=line,
                     param="keep",
                 )
+        refuse_unknown_fields(self._ruled, makeable, file=self._name, line=line)
         missing = sorted(self._template.fields.difference(makeable))
         if missing and self._template.plain:
             param = self._param_of(missing[0])
@@ -211,6 +214,8 @@ class RowChecks:
         if not self.fields:
             self.fields = dict.fromkeys(name for row in rows[:100] for name in row)
             self._refuse_made(self.fields, None)
+            makeable = [*self.fields, *self._grid_names, *self._made]
+            refuse_unknown_fields(self._ruled, makeable, file=self._name, line=None)
         if self.custom_id is None and DEFAULT_ID in rows[0]:
             self.custom_id = DEFAULT_ID
 

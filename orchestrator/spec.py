@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
+from orchestrator.accept_spec import AcceptFields, check_accept
 from orchestrator.audio_spec import AudioFields, refuse_audio_fields
-from orchestrator.dataset_spec import DatasetFields, asks_model, check_dataset, refuse_dataset_fields
+from orchestrator.dataset_spec import INDEX, DatasetFields, asks_model, check_dataset, refuse_dataset_fields
 from orchestrator.flow_spec import check_flow, with_sources
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
@@ -84,7 +85,7 @@ class Source(BaseModel):
         return math.prod(len(values) for values in (self.grid or {}).values())
 
 
-class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
+class JobSpec(ImageFields, AudioFields, TrainFields, AcceptFields, DatasetFields):
     """A job as its client wrote it, checked for everything that can be seen without its rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
@@ -155,6 +156,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             refuse_dataset_fields(self, self.kind)
         if self.kind != "audio":
             refuse_audio_fields(self, self.kind)
+        if self.kind not in {"text", "echo", "dataset"}:
+            self._refuse("accept")
         of_kind = {"image": self._check_image_job, "train": self._check_training_job, "audio": self._check_audio_job}
         of_kind["dataset"] = self._check_dataset_job
         of_kind.get(self.kind, self._check_text_job)()
@@ -182,10 +185,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
         refuse_image_fields(self, self.kind)
         self._refuse("prompt", "messages", "system", "output_schema", what="for each column of a dataset")
         self._refuse("n", "max_tokens_field")
-        source = self.source
-        grid = source.grid or {}
-        rows = source.file is not None or source.items is not None
-        check_dataset(self, model=self.model, grid=grid, numbers=source.count is not None, rows=rows)
+        check_dataset(self, model=self.model, grid=self.source.grid or {}, known=self.known_fields)
 
     def _check_training_job(self) -> None:
         refuse_image_fields(self, self.kind)
@@ -216,6 +216,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             )
         if self.system is not None and any(message.role == "system" for message in self.messages or ()):
             raise ValueError("the job has system, and messages has a message of role system; give one of the two")
+        check_accept(self, n=self.n, temperature=self.sampling.temperature)
         if self.sampling.min_tokens > self.sampling.max_tokens:
             raise ValueError(
                 f"sampling.min_tokens is {self.sampling.min_tokens}, above max_tokens, {self.sampling.max_tokens}"
@@ -237,6 +238,19 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
         own = self.messages or (MessageTemplate(role="user", content=self.prompt or ""),)
         system = () if self.system is None else (Message("system", self.system),)
         return (*system, *(Message(message.role, message.content) for message in own))
+
+    @property
+    def known_fields(self) -> tuple[str, ...] | None:
+        """The fields of every row; None where they are known only when rows are read."""
+        source = self.source
+        if source.file is not None or source.items is not None:
+            return None
+        return (*(source.grid or ()), *(() if source.count is None else (INDEX,)))
+
+    @property
+    def structured(self) -> bool:
+        """Whether an output is an object."""
+        return self.kind == "dataset" or self.output_schema is not None
 
     @property
     def input_fields(self) -> tuple[str, ...]:
@@ -300,6 +314,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             adapter=None if self.adapter is None else adapters.get(self.adapter, self.adapter),
             upstream=tuple(self.upstream or ()),
             dataset=self.dataset_work(self.source.grid or ()) if self.kind == "dataset" else None,
+            accept=self.accept_json() if self.kind == "dataset" else self.accept_work(self.sampling),
         )
 
     @property

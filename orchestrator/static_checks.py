@@ -12,6 +12,8 @@ from models.catalog import MODELS, check_model
 from models.errors import ModelError
 from models.image_catalog import IMAGE_MODELS, check_image_model, uses_model
 from models.training_run import TRAINED_NAME, VERSION
+from orchestrator.accept_spec import check_accept_rules
+from orchestrator.dataset_rules import check_dataset_rules
 from orchestrator.dataset_spec import check_plan
 from orchestrator.deadlines import resolve_deadline
 from orchestrator.spec import JobSpec
@@ -68,6 +70,9 @@ def check_static(
             check_schema(spec.output_schema)
         except SchemaError as error:
             raise SpecError(f"schema: {error}", param="schema") from error
+    check_accept_rules(spec.accept, structured=spec.structured)
+    if spec.kind == "dataset":
+        check_dataset_rules(spec, spec.accept, grid=spec.source.grid or (), known=spec.known_fields)
     if spec.deadline is not None:
         resolve_deadline(spec.deadline, now)
 

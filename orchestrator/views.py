@@ -11,6 +11,7 @@ import orjson
 from models.spec import Usage
 from orchestrator.lifecycle import JobStatus
 from orchestrator.totals import ItemCounts, JobTimings, Totals
+from workers.acceptance.figures import CheckFigures
 from workers.training_progress import TrainingProgress
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """Of a job that trains a model: how far it is, or was when it last said so."""
     predicted_finish_at: float | None = None
     """While it is in progress, and how fast it is is known."""
+    checks: CheckFigures | None = None
+    """Of a job with rules: what they came to in the shards that are done, where they found something wrong."""
     nodes: tuple[NodeView, ...] = ()
     """Of a flow, each behind all that it needs. The flow's items and counts are the sums of theirs."""
     flow: str | None = None
@@ -192,6 +195,7 @@ def view_job(
         dataset=_dataset(spec) if row.kind == "dataset" else None,
         training=None if training is None else training.progress,
         predicted_finish_at=_predicted(row, training) if row.status == JobStatus.IN_PROGRESS else None,
+        checks=totals.checks,
         nodes=nodes,
         flow=row.flow,
         first_prediction=first,

@@ -18,7 +18,8 @@ is forbidden, or answers with text.
 Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
 Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWork: who overlooks one answers without the
 adapter, or trains something else.
-Version 8 adds `dataset` to Work: who overlooks it answers without a prompt.
+Version 8 adds `accept` and `dataset` to Work, and `checks` to Part: who overlooks the first two keeps what the job
+rejects, or answers without a prompt.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from models.errors import FailureKind
 from models.images import ImageFormat, ImageSettings, StepName
 from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
+from workers.acceptance.figures import CheckFigures
+from workers.acceptance.rules import Accept
 from workers.training_progress import TrainingProgress
 
 WIRE_VERSION = 8
@@ -233,6 +236,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a text job: `NAME@VERSION`, or a local folder."""
     dataset: DatasetWork | None = None
     """Of a job that makes the rows of a dataset; `messages` and `schema` then say nothing."""
+    accept: dict[str, Any] | None = None  # workers.acceptance.rules.Accept as JSON; pydantic checks it again on arrival
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -241,6 +245,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def parsed_options(self) -> EchoOptions | None:
         """The echo model's options, where the job has some."""
         return None if self.options is None else EchoOptions.model_validate(self.options)
+
+    def parsed_accept(self) -> Accept | None:
+        """The rules that answers have to satisfy, where the job has some."""
+        return None if self.accept is None else Accept.model_validate(self.accept)
 
     @property
     def grid_size(self) -> int:
@@ -312,6 +320,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sha256: str
     counts: Counts
     usage: Usage
+    checks: CheckFigures | None = None
+    """Of a job with rules, what they came to."""
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -374,25 +384,31 @@ _envelopes = msgspec.json.Decoder(_Envelope)
 
 def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
     """The lowest version that can say what a message says."""
+    if isinstance(message, ShardTask):
+        return _version_of_task(message)
     if isinstance(message, ShardReport):
-        return 1 if message.training is None else 4
-    if not isinstance(message, ShardTask):
-        return 1
-    return max(_lowest_of(message.work), 2 if message.skip or message.alone else 1)
+        checked = message.part is not None and message.part.checks is not None
+        return 8 if checked else 1 if message.training is None else 4
+    return 1
 
 
-def _lowest_of(work: Work) -> int:
+def _version_of_task(task: ShardTask) -> int:
+    work = task.work
+    needs = (
+        (8, work.accept is not None or work.dataset is not None),
+        (7, _names_adapters(work)),
+        (6, bool(work.upstream)),
+        (5, bool(work.deny) or work.audio is not None),
+        (4, work.train is not None),
+        (3, work.image is not None),
+        (2, bool(task.skip) or task.alone),
+    )
+    return next((version for version, needed in needs if needed), 1)
+
+
+def _names_adapters(work: Work) -> bool:
     trains = work.train is not None and work.train.tune is not None
-    named = work.adapter is not None or (work.image is not None and bool(work.image.adapters))
-    needed = {
-        8: work.dataset is not None,
-        7: trains or named,
-        6: bool(work.upstream),
-        5: bool(work.deny) or work.audio is not None,
-        4: work.train is not None,
-        3: work.image is not None,
-    }
-    return next((version for version, is_needed in needed.items() if is_needed), 1)
+    return trains or work.adapter is not None or (work.image is not None and bool(work.image.adapters))
 
 
 def encode(message: ShardTask | ShardReport | Directive) -> str:

@@ -11,17 +11,17 @@ from models.backend import Backend
 from models.spec import TextRequest, TextResult
 
 Settle: TypeAlias = Callable[[Sequence[TextResult]], list[TextRequest]]
-"""Takes answers, and gives what is to be asked next."""
+"""Takes answers, and gives what is to be asked next. May take its time: it is called in a thread, once at a time."""
 
 
 async def converse(backend: Backend, requests: Sequence[TextRequest], settle: Settle) -> None:
     """Ask everything, and what follows from the answers, until nothing follows.
 
-    Calls of `generate` run side by side, so that the engine mixes what follows with what was asked first. All answers
-    that are there at one moment are followed up by one call.
+    Calls of `generate` run side by side, so that the engine mixes what follows with what was asked first, and goes on
+    while answers are settled. All answers that are there at one moment are followed up by one call.
 
     Raises:
-        ModelError: the engine broke; every call is closed by then.
+        ModelError: the engine broke, or whatever settles answers has; every call is closed by then.
     """
     calls = _Calls(backend)
     calls.begin(requests)
@@ -29,7 +29,7 @@ async def converse(backend: Backend, requests: Sequence[TextRequest], settle: Se
         while calls.open:
             following: list[TextRequest] = []
             for group in await calls.arrived():
-                following += settle(group)
+                following += await asyncio.to_thread(settle, group)
             calls.begin(following)
     finally:
         await calls.close()

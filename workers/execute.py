@@ -21,7 +21,10 @@ import msgspec
 
 from models.backend import AudioBackend, Backend, ImageBackend
 from models.spec import ModelInfo, Usage
+from models.text_classifiers import TextClassifiers
 from models.training_run import TrainingBackend
+from workers.acceptance.figures import CheckFigures
+from workers.acceptance.rounds import Rounds
 from workers.adapters import find_adapters
 from workers.audio_items import AudioItems
 from workers.audio_shard import AudioShard
@@ -32,7 +35,6 @@ from workers.contracts import (
     ShardTask,
     Timings,
     TrainWork,
-    Work,
     audio_folder,
     images_folder,
     part_key,
@@ -43,7 +45,7 @@ from workers.dataset_items import DatasetItems
 from workers.engines import AnyBackend
 from workers.image_items import ImageItems
 from workers.image_shard import ImageShard, OpenCredentials
-from workers.records import BrokenPartError, describe_part, earlier_records, read_part
+from workers.records import BrokenPartError, check_figures, describe_part, earlier_records, read_part
 from workers.screening import Screen
 from workers.sources import read_rows
 from workers.store import ChangedObjectError, MissingObjectError, ObjectStore, StoreError
@@ -104,6 +106,7 @@ class Execution:
         screen: Looks at images for those jobs that ask for it.
         credentials: Opens what images are signed with, where they are.
         cache_dir: Where a training unpacks its images, and adapters are kept.
+        classifiers: Look at texts for those jobs that ask for it.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Execution:
         screen: Screen | None = None,
         credentials: OpenCredentials | None = None,
         cache_dir: Path | None = None,
+        classifiers: TextClassifiers | None = None,
     ) -> None:
         self.task = task
         self.key = part_key(task.job, task.shard, task.token, execution)
@@ -131,6 +135,7 @@ class Execution:
         self._credentials = credentials
         self._execution = execution
         self._cache_dir = cache_dir
+        self._classifiers = classifiers
         self._phase: Phase = "loading"
         self._entered = clock()
         self._seconds: dict[Phase, float] = {}
@@ -188,7 +193,7 @@ class Execution:
         data = items.join()
         await self.granted.wait()
         await self._write(self.key, data, "application/jsonl")
-        return describe_part(self.key, data, items.counts, items.usage)
+        return describe_part(self.key, data, items.counts, items.usage, self._figures(data))
 
     async def salvage(self) -> Part | None:
         """Write the records of the items that had ended before this was interrupted; None where that cannot be.
@@ -204,7 +209,10 @@ class Execution:
         except (StoreError, TimeoutError) as error:
             logger.warning("shard %s/%s: what had ended is not kept: %s", self.task.job, self.task.shard, error)
             return None
-        return describe_part(self.partial_key, data, counts, usage)
+        return describe_part(self.partial_key, data, counts, usage, self._figures(data))
+
+    def _figures(self, data: bytes) -> CheckFigures | None:
+        return None if self.task.work.accept is None else check_figures(data)
 
     async def _train(self, work: TrainWork, backend: TrainingBackend) -> Part:
         training = self._training = TrainingShard(
@@ -285,18 +293,18 @@ class Execution:
         work = self.task.work
         adapters = find_adapters(work, info, self._store, cache_dir)
         rows, upstream = read_rows(self.task.source, self._store), self._upstream()
-        return _items_of(work)(self.task, info, rows, earlier, upstream, adapters)
-
-
-def _items_of(work: Work) -> type[AnyItems]:
-    if work.image is not None:
-        return ImageItems
-    if work.audio is not None:
-        return AudioItems
-    return TextItems if work.dataset is None else DatasetItems
+        if work.dataset is not None:
+            return DatasetItems(self.task, info, rows, earlier, upstream, adapters, self._classifiers)
+        if work.image is None and work.audio is None:
+            return TextItems(self.task, info, rows, earlier, upstream, adapters, self._classifiers)
+        kind = ImageItems if work.image is not None else AudioItems
+        return kind(self.task, info, rows, earlier, upstream, adapters)
 
 
 async def _answer(items: TextItems, backend: Backend) -> None:
+    if items.on_trial:
+        await Rounds(items, backend).run()
+        return
     async with aclosing(backend.generate(items.requests)) as groups:
         async for group in groups:
             for result in group:
