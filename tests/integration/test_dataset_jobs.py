@@ -147,3 +147,82 @@ def test_rows_of_a_source_are_kept_together_by_a_column(studio: Studio, tmp_path
         "name": "a",
         "said": "a 0",
     }
+
+
+RULED: dict[str, Any] = {
+    "source": {"count": 40},
+    "split": None,
+    "columns": {
+        "price": {"number": {"min": 1, "max": 10}},
+        "said": {"model": {"prompt": "price {{ price }}"}},
+        "score": {"judge": {"prompt": '{"score": {{ 1 + price // 3 }}}'}},
+    },
+}
+
+
+def test_a_column_that_breaks_its_rule_is_asked_again_with_the_reason(studio: Studio) -> None:
+    # The echo model answers with what it was told last: the reasons, which are longer.
+    accept = {"rules": [{"field": "said", "words": [5, None]}], "repairs": 1, "draws": 0}
+    job_id = studio.submit(**RULED, accept=accept)
+    studio.work()
+    records = studio.client.results(job_id, limit=100).data
+    assert {record["status"] for record in records} == {"ok"}
+    assert all("it has 2 words; at least 5 are asked for" in record["output"]["said"] for record in records)
+    assert records[0]["checks"] == {"tries": 2, "repaired": True, "rules": {"words": 1}}
+    assert records[0]["output"]["score"] == 1 + records[0]["output"]["price"] // 3
+
+
+def test_a_row_that_a_judge_turns_down_is_drawn_anew_until_it_is_right(studio: Studio, tmp_path: Path) -> None:
+    accept = {"rules": [{"field": "score", "expression": "output >= 3"}], "repairs": 2, "draws": 20}
+    job_id = studio.submit(**RULED, accept=accept)
+    studio.work(lost=True)
+    records = studio.client.results(job_id, limit=100).data
+    assert len(records) == 40
+    assert all(record["output"]["score"] == record["output"]["price"] // 3 + 1 >= 3 for record in records)
+    assert any(record["checks"]["tries"] > 1 for record in records if "checks" in record)
+    assert not any(record["checks"].get("repaired") for record in records if "checks" in record)
+    again = studio.submit(**RULED, accept=accept)
+    studio.work()
+    assert rows(studio, again) == [record["output"] for record in records]
+    figures = studio.client.job(job_id).checks
+    assert figures is not None
+    assert figures.rules["expression"].failed == 0 < figures.rules["expression"].mended
+
+
+def test_a_row_that_is_never_right_says_by_which_rule(studio: Studio) -> None:
+    accept = {"rules": [{"expression": "output.price > 10", "name": "dear"}], "draws": 2}
+    job_id = studio.submit(**RULED, accept=accept)
+    studio.work()
+    job = studio.client.job(job_id)
+    assert (job.status, job.counts.ok, job.counts.failed) == ("completed", 0, 40)
+    error = studio.client.results(job_id, limit=1).data[0]["error"]
+    assert error == {"code": "rejected", "message": "after 3 draws: dear: it does not satisfy: output.price > 10"}
+
+
+def test_a_retry_draws_rows_that_failed_from_where_they_were(studio: Studio) -> None:
+    accept = {"rules": [{"field": "price", "expression": "output > 7", "name": "dear"}], "draws": 1}
+    job_id = studio.submit(**RULED, accept=accept)
+    studio.work()
+    first = studio.client.job(job_id)
+    assert 0 < first.counts.failed < 40
+    before = {record["index"]: record for record in studio.client.results(job_id, limit=100).data}
+    studio.client.act(job_id, "retry")
+    studio.work()
+    after = {record["index"]: record for record in studio.client.results(job_id, limit=100).data}
+    assert 0 < studio.client.job(job_id).counts.failed < first.counts.failed
+    for index, record in before.items():
+        assert record["status"] == "failed" or after[index] == record
+
+
+def test_what_a_rule_redacts_is_kept_redacted(studio: Studio) -> None:
+    columns = {
+        "mail": {"model": {"prompt": "write to anna@example.com"}},
+        "quoted": {"expression": "'> ' ~ mail"},
+    }
+    accept = {"rules": [{"field": "mail", "pii": "redact", "kinds": ["email"]}]}
+    job_id = studio.submit(columns=columns, source={"count": 2}, split=None, accept=accept)
+    studio.work()
+    for record in studio.client.results(job_id, limit=10).data:
+        assert "anna@example.com" not in str(record["output"])
+        assert record["output"]["quoted"] == "> " + record["output"]["mail"]
+        assert record["checks"]["found"] == {"pii": {"email": 1}}
