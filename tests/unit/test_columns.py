@@ -177,7 +177,7 @@ def test_an_expression_keeps_the_kind_of_its_value(source: str) -> None:
         ("{{ price }}", "an expression is written without {{ and }}"),
         ("price price", "something follows the expression"),
         ("1) %}{{ price", "an expression is written without"),
-        ("1) %}{% set x = (1", "something follows the expression"),
+        ("1) %}{% set x = (1", "unexpected ')'"),
         ("price | nothing", "there is no filter 'nothing'"),
         ("prize", "there is no field 'prize'; did you mean 'price'"),
         ("price.__class__", "a template may not use '__class__'"),
