@@ -20,9 +20,13 @@ class AcceptFields(BaseModel):
     accept: Accept | None = None
     """Rules that an answer has to satisfy, and how often one that does not is asked for again."""
 
+    def accept_json(self) -> dict[str, Any] | None:  # any JSON
+        """The rules as they stand, as workers get them."""
+        return None if self.accept is None or not self.accept.rules else self.accept.to_json()
+
     def accept_work(self, sampling: Sampling) -> dict[str, Any] | None:  # any JSON
         """The rules as workers get them. What is drawn without chance would be drawn alike: it is not drawn again."""
-        if self.accept is None:
+        if self.accept is None or not self.accept.rules:
             return None
         accept = self.accept.model_copy(update={"draws": 0}) if sampling.temperature == 0 else self.accept
         return accept.to_json()

@@ -118,19 +118,20 @@ def node_specs(flow: JobSpec) -> dict[str, JobSpec]:
 
 def placeholder(name: str, node: JobSpec) -> JsonValue:
     """Something of the shape of what a node makes, to render templates with that use it before there is any."""
-    shown = f"<{name}>" if node.output_schema is None else _example(name, node.output_schema)
+    shown = f"<{name}>" if node.output_schema is None else example(name, node.output_schema)
     return [shown] * node.n if node.n > 1 else shown
 
 
-def _example(name: str, schema: Mapping[str, Any]) -> JsonValue:
+def example(name: str, schema: Mapping[str, Any]) -> JsonValue:
+    """Something that looks like what a schema describes."""
     if "enum" in schema:
         first: JsonValue = schema["enum"][0]
         return first
     match schema.get("type"):
         case "object":
-            return {key: _example(f"{name}.{key}", value) for key, value in schema.get("properties", {}).items()}
+            return {key: example(f"{name}.{key}", value) for key, value in schema.get("properties", {}).items()}
         case "array":
-            return [_example(name, schema.get("items", {}))] * max(1, int(schema.get("minItems", 1)))
+            return [example(name, schema.get("items", {}))] * max(1, int(schema.get("minItems", 1)))
         case "integer" | "number":
             return 1
         case "boolean":

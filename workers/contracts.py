@@ -18,8 +18,8 @@ is forbidden, or answers with text.
 Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
 Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWork: who overlooks one answers without the
 adapter, or trains something else.
-Version 8 adds `table`, `pass_over`, `report` and `accept` to Work, `fit` to TrainWork, `redo` to ShardTask and `checks`
-to Part: who overlooks them answers with text, trains something else, or keeps what was rejected.
+Version 8 adds `table`, `dataset`, `pass_over`, `report` and `accept` to Work, `fit` to TrainWork, `redo` to ShardTask
+and `checks` to Part: who overlooks them answers with text, trains something else, or keeps what was rejected.
 """
 
 from __future__ import annotations
@@ -274,6 +274,15 @@ class Redo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """False where no round is left."""
 
 
+class DatasetWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every shard of a dataset under a plan has in common, beside what it shares with text."""
+
+    columns: dict[str, dict[str, Any]]  # workers.columns.kinds.ColumnSpec as JSON; pydantic checks it again on arrival
+    """By name, each behind all that it needs."""
+    output: tuple[str, ...]
+    """Columns and fields of the row that its record gives."""
+
+
 class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What every shard of a job has in common."""
 
@@ -311,6 +320,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a node of a flow: the nodes whose results its items are made from, under their names, like fields of a row."""
     adapter: str | None = None
     """Of a text job: `NAME@VERSION`, or a local folder."""
+    dataset: DatasetWork | None = None
+    """Of a job that makes the rows of a dataset; `messages` and `schema` then say nothing."""
     accept: dict[str, Any] | None = None  # workers.acceptance.rules.Accept as JSON; pydantic checks it again on arrival
 
     def parsed_sampling(self) -> Sampling:
@@ -486,7 +497,10 @@ def _version_of_task(task: ShardTask) -> int:
 def _is_of_datasets(task: ShardTask) -> bool:
     work = task.work
     fit = None if work.train is None else work.train.fit
-    return any(each is not None for each in (task.redo, work.table, work.pass_over, work.report, work.accept, fit))
+    return any(
+        each is not None
+        for each in (task.redo, work.table, work.dataset, work.pass_over, work.report, work.accept, fit)
+    )
 
 
 def _names_adapters(work: Work) -> bool:

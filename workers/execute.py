@@ -1,8 +1,8 @@
 """Run one shard: read its rows, render, generate, and leave one immutable part. Plain asyncio: no Celery, no Ray.
 
 What is common to all kinds of jobs is here: the right to the shard, reading, the part, what is kept when all this is
-interrupted. How requests become records is `text_items`, `image_items` and `audio_items`; how a model is trained,
-`training_shard`.
+interrupted. How requests become records is `text_items`, `dataset_items`, `image_items` and
+`audio_items`; how a model is trained, `training_shard`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -41,6 +41,8 @@ from workers.contracts import (
     partial_key,
     table_folder,
 )
+from workers.conversations import converse
+from workers.dataset_items import DatasetItems
 from workers.engines import AnyBackend
 from workers.image_items import ImageItems
 from workers.image_shard import ImageShard, OpenCredentials
@@ -70,6 +72,7 @@ SALVAGE_SECONDS = 10.0
 """How long an interrupted execution tries to keep what it has: whoever interrupted it waits."""
 Phase = Literal["loading", "reading", "generating", "writing"]
 Answer = TypeVar("Answer")
+AnyItems: TypeAlias = TextItems | ImageItems | AudioItems | DatasetItems | TableItems
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -143,7 +146,7 @@ class Execution:
         self._phase: Phase = "loading"
         self._entered = clock()
         self._seconds: dict[Phase, float] = {}
-        self._items: TextItems | ImageItems | AudioItems | TableItems | None = None
+        self._items: AnyItems | None = None
         self._training: TrainingShard | None = None
 
     def progress(self) -> Progress:
@@ -193,6 +196,8 @@ class Execution:
             await self._audio(items).run(cast("AudioBackend", backend))
         elif isinstance(items, TableItems):
             await self._table(items).run(cast("TabularBackend", backend))
+        elif isinstance(items, DatasetItems):
+            await converse(cast("Backend", backend), items.requests, items.settle)
         else:
             await _answer(items, cast("Backend", backend))
         self._enter("writing")
@@ -321,7 +326,7 @@ class Execution:
         parts = {node: task.upstream.get(node, ()) for node in task.work.upstream}
         return read_upstream(parts, task.first, task.count, self._store)
 
-    def _read(self, info: ModelInfo) -> TextItems | ImageItems | AudioItems | TableItems:
+    def _read(self, info: ModelInfo) -> AnyItems:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
         rejected = read_rejections(self.task.redo, self._store)
@@ -332,6 +337,8 @@ class Execution:
             return TableItems(self.task, info, read_rows(self.task.source, self._store), earlier, rejected=rejected)
         adapters = find_adapters(work, info, self._store, cache_dir)
         rows, upstream = read_rows(self.task.source, self._store), self._upstream()
+        if work.dataset is not None:
+            return DatasetItems(self.task, info, rows, earlier, upstream, adapters, self._classifiers)
         if work.image is None and work.audio is None:
             return TextItems(self.task, info, rows, earlier, upstream, adapters, self._classifiers)
         kind = ImageItems if work.image is not None else AudioItems

@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.spec import JsonSchema
+from workers.duplicates.rules import DuplicateRules
 
 MAX_RULES = 50
 MAX_REPAIRS = 5
 MAX_DRAWS = 20
+MAX_ROUNDS = 100
 Text = Annotated[str, Field(min_length=1, max_length=65_536)]
 Bound = Annotated[int, Field(ge=0, le=10_000_000, strict=True)]
 Bounds: TypeAlias = tuple[Bound | None, Bound | None]
@@ -118,11 +120,23 @@ class Accept(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rules: Annotated[tuple[Rule, ...], Field(min_length=1, max_length=MAX_RULES)]
+    rules: Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)] = ()
     repairs: Annotated[int, Field(ge=0, le=MAX_REPAIRS, strict=True)] = 1
     """How often an item whose answer failed is asked again, with the reasons."""
     draws: Annotated[int, Field(ge=0, le=MAX_DRAWS, strict=True)] = 1
     """How often it is then drawn anew, with another seed."""
+    duplicates: DuplicateRules | None = None
+    """Which answers are too like another of the job; judged over all of them, in rounds."""
+    rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS, strict=True)] = 5
+    """Passes over all answers at most: what one rejects is drawn anew, and the last one's ends as rejected."""
+
+    @model_validator(mode="after")
+    def _has_something(self) -> Self:
+        if not self.rules and self.duplicates is None:
+            raise ValueError("accept has neither rules nor duplicates; give one of them")
+        if self.duplicates is None and "rounds" in self.model_fields_set:
+            raise ValueError("rounds is for duplicates, and there are none")
+        return self
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:
@@ -144,8 +158,9 @@ class Accept(BaseModel):
         return tuple(names)
 
     def to_json(self) -> dict[str, Any]:  # any JSON
-        """As `Accept.model_validate` reads it back."""
-        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        """As `Accept.model_validate` reads it back, without what is judged over all answers."""
+        over_all = {"duplicates", "rounds"}
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=over_all)
 
 
 def _shown(kind: str) -> str:
