@@ -1,0 +1,231 @@
+"""A table as codes and scalars that networks learn, and back as a table of the source's columns and types.
+
+Each column that is modelled becomes one head (a place becomes two, latitude and longitude): see `models.tabular.heads`.
+Texts and keys are not modelled: see `models.tabular.patterns`. All of an encoding is JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from models.tabular.columns import Column, plain_table, table_schema
+from models.tabular.heads import FEW, Codes, Head, Levels, Modes, Scalars, find_levels, find_modes
+from models.tabular.patterns import Keys, Pattern, find_keys, find_pattern
+
+_AXES: Final = ("latitude", "longitude")
+_PLACE: Final = r"^\s*(?P<latitude>[-+]?[0-9.]+)\s*,\s*(?P<longitude>[-+]?[0-9.]+)\s*$"
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="place"):
+    """A column of places: two numbers in one text."""
+
+    latitude: Modes
+    longitude: Modes
+
+
+ColumnCode: TypeAlias = Levels | Modes | Place | Pattern | Keys
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a table as a network has them."""
+
+    codes: Codes
+    """Rows by heads."""
+    scalars: Scalars
+    """Rows by heads, -1 to 1; 0 where a code has none."""
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, places: NDArray[np.int64]) -> Rows:
+        """The rows at these places."""
+        return Rows(self.codes[places], self.scalars[places])
+
+    @staticmethod
+    def together(parts: Sequence[Rows]) -> Rows:
+        """All rows of the parts."""
+        return Rows(np.concatenate([one.codes for one in parts]), np.concatenate([one.scalars for one in parts]))
+
+
+class TableEncoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a table's columns are encoded, one code a column."""
+
+    columns: tuple[Column, ...]
+    codes: tuple[ColumnCode, ...]
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """What networks learn, in the order of the columns."""
+        return tuple(head for code in self.codes for head in _heads_of(code))
+
+    def head_places(self) -> dict[str, int]:
+        """By name of each column that is modelled, the place of its (first) head."""
+        places, at = {}, 0
+        for column, code in zip(self.columns, self.codes, strict=True):
+            count = len(_heads_of(code))
+            if count:
+                places[column.name] = at
+            at += count
+        return places
+
+    def encode(self, table: pa.Table, seed: int) -> Rows:
+        """Rows of a table with these columns. `seed` draws which mode a number is taken for, where several may be."""
+        table = plain_table(table)
+        codes, scalars = [], []
+        for place, (column, code) in enumerate(zip(self.columns, self.codes, strict=True)):
+            draws = np.random.default_rng([seed, place])
+            for part, head, named in _parts(table.column(column.name).combine_chunks(), code, column):
+                if isinstance(head, Levels):
+                    codes.append(head.encode(part))
+                    scalars.append(np.zeros(len(part), np.float32))
+                else:
+                    coded, within = head.encode(part, named, draws)
+                    codes.append(coded)
+                    scalars.append(within)
+        return Rows(_beside(codes, table.num_rows, np.int64), _beside(scalars, table.num_rows, np.float32))
+
+    def decode(self, rows: Rows, *, first: int, seed: int, impute: Iterable[str] = ()) -> pa.Table:
+        """A table from rows; texts are drawn from `seed`, keys made of the rows' numbers from `first` on.
+
+        Texts of columns in `impute` are never missing; elsewhere that is the rows' affair.
+        """
+        whole, places = frozenset(impute), self.head_places()
+        arrays = []
+        for number, (column, code) in enumerate(zip(self.columns, self.codes, strict=True)):
+            if isinstance(code, Pattern):
+                draws = np.random.default_rng([seed, number])
+                arrays.append(code.draw(len(rows), draws, whole=column.name in whole))
+            elif isinstance(code, Keys):
+                arrays.append(code.make(first, len(rows), column))
+            else:
+                arrays.append(self._modelled(code, column, rows, places[column.name]))
+        return pa.Table.from_arrays(arrays, schema=table_schema(self.columns))
+
+    def decode_column(self, name: str, rows: Rows) -> pa.Array:
+        """One column that is modelled."""
+        [at] = [place for place, column in enumerate(self.columns) if column.name == name]
+        return self._modelled(self.codes[at], self.columns[at], rows, self.head_places()[name])
+
+    @staticmethod
+    def _modelled(code: ColumnCode, column: Column, rows: Rows, place: int) -> pa.Array:
+        if isinstance(code, Levels):
+            return code.decode(rows.codes[:, place], column)
+        if isinstance(code, Modes):
+            return code.decode(rows.codes[:, place], rows.scalars[:, place], column)
+        assert isinstance(code, Place)  # noqa: S101  # the others are not modelled
+        axes = [
+            modes.decode(rows.codes[:, at], rows.scalars[:, at], _axis(column)).cast(pa.string())
+            for at, modes in enumerate((code.latitude, code.longitude), place)
+        ]
+        return pc.binary_join_element_wise(*axes, ", ")
+
+
+def find_encoding(table: pa.Table, columns: Sequence[Column], seed: int) -> TableEncoding:
+    """How a table is encoded. `seed` draws the rows that the modes of numbers are found from."""
+    table = plain_table(table)
+    codes = [_find_code(_present(table.column(column.name).combine_chunks()), column, seed) for column in columns]
+    return TableEncoding(columns=tuple(columns), codes=tuple(codes))
+
+
+def _find_code(values: pa.Array, column: Column, seed: int) -> ColumnCode:
+    kind = column.kind
+    if kind == "id":
+        return find_keys(values)
+    if kind == "geo":
+        latitude, longitude = (find_modes(axis, _axis(column), seed) for axis in _axes(values))
+        return Place(latitude=latitude, longitude=longitude)
+    if kind == "categorical":
+        levels = find_levels(values)
+        if levels is not None:
+            return levels
+    number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    if kind in {"numeric", "integer"} and pc.count_distinct(values.drop_null()).as_py() <= FEW:
+        levels = find_levels(values, nearest=True)
+        if levels is not None:
+            return levels
+    if number or kind == "datetime" or pa.types.is_temporal(values.type):
+        return find_modes(values, column, seed)
+    # Texts; and categories of which none has the rows to be shown.
+    return find_pattern(values.cast(pa.string()))
+
+
+def _heads_of(code: ColumnCode) -> tuple[Head, ...]:
+    match code:
+        case Levels() | Modes():
+            return (code,)
+        case Place():
+            return (code.latitude, code.longitude)
+        case _:
+            return ()
+
+
+def _parts(values: pa.Array, code: ColumnCode, column: Column) -> list[tuple[pa.Array, Head, Column]]:
+    """The values that each head of a column encodes."""
+    if isinstance(code, Place):
+        axes = _axes(values)
+        return list(zip(axes, (code.latitude, code.longitude), [_axis(column)] * 2, strict=True))
+    return [(_present(values), head, column) for head in _heads_of(code)]
+
+
+def _axes(values: pa.Array) -> list[pa.Array]:
+    found = pc.extract_regex(values, _PLACE)
+    return [pc.if_else(pc.is_null(found), None, found.field(axis)).cast(pa.float64()) for axis in _AXES]
+
+
+def _axis(column: Column) -> Column:
+    return Column(name=column.name, kind="numeric", type="double")
+
+
+def _present(values: pa.Array) -> pa.Array:
+    """The values, with null for numbers that are not finite."""
+    if not pa.types.is_floating(values.type):
+        return values
+    return pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
+
+
+def _beside(
+    columns: Sequence[NDArray[np.int64] | NDArray[np.float32]], rows: int, kind: type[np.generic]
+) -> NDArray[np.generic]:
+    return np.stack(columns, 1) if columns else np.zeros((rows, 0), kind)
+
+
+def condition_code(head: Head, value: pa.Scalar) -> int | None:
+    """The code that a value of a condition has; None of a number, which is none of a few.
+
+    Raises:
+        KeyError: the head's column never has this value; its argument says which it may have.
+    """
+    if not value.is_valid:
+        if head.missing_code is None:
+            raise KeyError("no value of it is missing in the source")
+        return head.missing_code
+    if isinstance(head, Modes):
+        return None
+    text = value.cast(pa.string()).as_py()
+    if text not in head.values:
+        shown = ", ".join(head.values[:20]) + (" …" if len(head.values) > 20 else "")
+        raise KeyError(f"it may be {shown}")
+    return head.values.index(text)
+
+
+def level_shares(head: Levels, given: Mapping[str, float]) -> list[float]:
+    """The share of each code of a head where those of some values are given, and the others keep the rest.
+
+    Raises:
+        KeyError: a value that the column never has.
+    """
+    codes = {condition_code(head, pa.scalar(text)): share for text, share in given.items()}
+    others = [
+        0.0 if code in codes or code == head.rare_code else float(head.counts[code]) for code in range(head.width)
+    ]
+    rest, total = 1 - sum(given.values()), sum(others)
+    return [codes.get(code, rest * other / total if total else 0.0) for code, other in enumerate(others)]
