@@ -23,7 +23,8 @@ CATEGORY_SHARE = 0.2
 """Beyond `FEW_TEXTS`, so many different texts a row are categories at most."""
 LONGEST_CATEGORY = 200
 """Characters."""
-_ID_NAME = re.compile(r"(^|[_\s.-])(id|ids|uuid|guid|key|pk)$|[a-z](Id|ID|Key)$", re.ASCII)
+_ID_NAME = re.compile(r"(?i:(^|[_\s.-])(id|ids|uuid|guid|key|pk)$)|[a-z](Id|ID|Key)$|^\s*$", re.ASCII)
+"""Of columns that hold keys; one without a name holds the rows' numbers."""
 _UUID = r"^[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}$"
 _GEO = r"^\s*-?\d{1,2}(\.\d+)?\s*,\s*-?\d{1,3}(\.\d+)?\s*$"
 _DATE_FORMATS: Final = (
