@@ -1,12 +1,12 @@
 """A table as codes and scalars that networks learn, and back as a table of the source's columns and types.
 
 Each column that is modelled becomes one head (a place becomes two, latitude and longitude): see `models.tabular.heads`.
-Texts and keys are not modelled: see `models.tabular.patterns`. All of an encoding is JSON.
+Texts and keys are not modelled: see `models.tabular.fresh`. All of an encoding is JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.tabular.columns import Column, plain_table, table_schema
+from models.tabular.fresh import FreshKeys, FreshTexts, learn_fresh, make_fresh
 from models.tabular.heads import FEW, Codes, Head, Levels, Modes, Scalars, find_levels, find_modes
-from models.tabular.patterns import Keys, Pattern, find_keys, find_pattern
 
 _AXES: Final = ("latitude", "longitude")
 _PLACE: Final = r"^\s*(?P<latitude>[-+]?[0-9.]+)\s*,\s*(?P<longitude>[-+]?[0-9.]+)\s*$"
@@ -31,7 +31,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     longitude: Modes
 
 
-ColumnCode: TypeAlias = Levels | Modes | Place | Pattern | Keys
+ColumnCode: TypeAlias = Levels | Modes | Place | FreshTexts | FreshKeys
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +101,10 @@ class TableEncoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         whole, places = frozenset(impute), self.head_places()
         arrays = []
         for number, (column, code) in enumerate(zip(self.columns, self.codes, strict=True)):
-            if isinstance(code, Pattern):
-                draws = np.random.default_rng([seed, number])
-                arrays.append(code.draw(len(rows), draws, whole=column.name in whole))
-            elif isinstance(code, Keys):
-                arrays.append(code.make(first, len(rows), column))
+            if isinstance(code, FreshTexts | FreshKeys):
+                complete = column.name in whole
+                drawn = (seed, number)
+                arrays.append(make_fresh(code, column, rows=len(rows), first=first, seed=drawn, complete=complete))
             else:
                 arrays.append(self._modelled(code, column, rows, places[column.name]))
         return pa.Table.from_arrays(arrays, schema=table_schema(self.columns))
@@ -138,8 +137,8 @@ def find_encoding(table: pa.Table, columns: Sequence[Column], seed: int) -> Tabl
 
 def _find_code(values: pa.Array, column: Column, seed: int) -> ColumnCode:
     kind = column.kind
-    if kind == "id":
-        return find_keys(values)
+    if kind in {"id", "text"}:
+        return learn_fresh(column, values)
     if kind == "geo":
         latitude, longitude = (find_modes(axis, _axis(column), seed) for axis in _axes(values))
         return Place(latitude=latitude, longitude=longitude)
@@ -147,15 +146,13 @@ def _find_code(values: pa.Array, column: Column, seed: int) -> ColumnCode:
         levels = find_levels(values)
         if levels is not None:
             return levels
-    number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
     if kind in {"numeric", "integer"} and pc.count_distinct(values.drop_null()).as_py() <= FEW:
         levels = find_levels(values, nearest=True)
         if levels is not None:
             return levels
-    if number or kind == "datetime" or pa.types.is_temporal(values.type):
-        return find_modes(values, column, seed)
-    # Texts; and categories of which none has the rows to be shown.
-    return find_pattern(values.cast(pa.string()))
+    if kind == "categorical" and pa.types.is_string(values.type):
+        return learn_fresh(column, values)  # none of its categories has the rows to be shown
+    return find_modes(values, column, seed)
 
 
 def _heads_of(code: ColumnCode) -> tuple[Head, ...]:
@@ -196,36 +193,3 @@ def _beside(
     columns: Sequence[NDArray[np.int64] | NDArray[np.float32]], rows: int, kind: type[np.generic]
 ) -> NDArray[np.generic]:
     return np.stack(columns, 1) if columns else np.zeros((rows, 0), kind)
-
-
-def condition_code(head: Head, value: pa.Scalar) -> int | None:
-    """The code that a value of a condition has; None of a number, which is none of a few.
-
-    Raises:
-        KeyError: the head's column never has this value; its argument says which it may have.
-    """
-    if not value.is_valid:
-        if head.missing_code is None:
-            raise KeyError("no value of it is missing in the source")
-        return head.missing_code
-    if isinstance(head, Modes):
-        return None
-    text = value.cast(pa.string()).as_py()
-    if text not in head.values:
-        shown = ", ".join(head.values[:20]) + (" …" if len(head.values) > 20 else "")
-        raise KeyError(f"it may be {shown}")
-    return head.values.index(text)
-
-
-def level_shares(head: Levels, given: Mapping[str, float]) -> list[float]:
-    """The share of each code of a head where those of some values are given, and the others keep the rest.
-
-    Raises:
-        KeyError: a value that the column never has.
-    """
-    codes = {condition_code(head, pa.scalar(text)): share for text, share in given.items()}
-    others = [
-        0.0 if code in codes or code == head.rare_code else float(head.counts[code]) for code in range(head.width)
-    ]
-    rest, total = 1 - sum(given.values()), sum(others)
-    return [codes.get(code, rest * other / total if total else 0.0) for code, other in enumerate(others)]

@@ -149,10 +149,14 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def decode(self, codes: Codes, scalars: Scalars, column: Column) -> pa.Array:
         """Values of the column's type, on its grid and within its range."""
+        return self.scale.values(self.numbers(codes, scalars), column)
+
+    def numbers(self, codes: Codes, scalars: Scalars) -> NDArray[np.float64]:
+        """Plain numbers within the column's range; NaN where missing."""
         centres = np.array([*self.means, *self.points, *([np.nan] if self.missing else [])])
         reaches = REACH * np.array([*self.spreads, *[0.0] * (self.width - len(self.means))])
-        numbers = np.clip(centres[codes] + reaches[codes] * scalars, self.low, self.high)
-        return self.scale.values(numbers, column)
+        numbers: NDArray[np.float64] = np.clip(centres[codes] + reaches[codes] * scalars, self.low, self.high)
+        return numbers
 
 
 Head: TypeAlias = Levels | Modes

@@ -1,0 +1,135 @@
+"""A request for rows in a network's terms: the codes that each row shall have, and those that none may have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from models.tabular.encoding import Place, Rows, TableEncoding
+from models.tabular.engine import TableRequest
+from models.tabular.heads import Codes, Levels, Modes
+from models.tabular.requests import check_request, invalid, value_array
+
+WINDOW: Final = 0.01
+"""A row whose number is so near to one that is asked for, as a share of the column's range, is given it."""
+_SHOWN: Final = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What rows shall be like."""
+
+    rows: int
+    codes: dict[int, Codes] = field(default_factory=dict)
+    """By a head's place, the code of each row."""
+    numbers: dict[int, float] = field(default_factory=dict)
+    """By a head's place, the plain number of all rows."""
+    barred: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """By a head's place, codes that no row may have."""
+    set: dict[str, pa.Array] = field(default_factory=dict)
+    """By name, columns that are not drawn."""
+
+    def fulfilled(self, encoding: TableEncoding, rows: Rows, which: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each row is as the one of this number (of `which`) shall be."""
+        good = np.ones(len(rows), dtype=np.bool_)
+        for place, codes in self.codes.items():
+            good &= rows.codes[:, place] == codes[which]
+        for place, number in self.numbers.items():
+            head = encoding.heads[place]
+            assert isinstance(head, Modes)  # noqa: S101  # only they have numbers
+            off = np.abs(head.numbers(rows.codes[:, place], rows.scalars[:, place]) - number)
+            good &= off <= WINDOW * (head.high - head.low)
+        return good
+
+
+def understand(request: TableRequest, encoding: TableEncoding) -> Asked:
+    """What a request asks of a model's rows.
+
+    Raises:
+        ModelError: kind MODEL, code `table_request_invalid`.
+    """
+    check_request(request, encoding.columns)
+    asked, heads, places = Asked(request.rows), encoding.heads, encoding.head_places()
+    codes = {column.name: code for column, code in zip(encoding.columns, encoding.codes, strict=True)}
+    for place, head in enumerate(heads):
+        if head.rare_code is not None:
+            asked.barred[place] = (head.rare_code,)
+    for name in request.impute:
+        if name in places:
+            width = 2 if isinstance(codes[name], Place) else 1
+            for place in range(places[name], places[name] + width):
+                code = heads[place].missing_code
+                if code is not None:
+                    asked.barred[place] = (*asked.barred.get(place, ()), code)
+    columns = {column.name: column for column in encoding.columns}
+    for name, value in request.where.items():
+        values = value_array(columns[name], value, request.rows)
+        match codes[name]:
+            case Levels() as head:
+                code = head.missing_code if value is None else _level(head, name, _text(values[:1]))
+                asked.codes[places[name]] = _repeated(code, request.rows)
+            case Modes() as head if value is None:
+                asked.codes[places[name]] = _repeated(head.missing_code, request.rows)
+            case Modes() as head:
+                asked.numbers[places[name]] = float(head.scale.numbers(values[:1], columns[name])[0])
+                asked.set[name] = values
+            case Place():
+                raise invalid(f"column {name!r} holds places; no condition can be set on it")
+            case _:
+                asked.set[name] = values
+    draws = np.random.default_rng(request.seed)
+    for name, shares in request.rebalance.items():
+        head = codes[name]
+        if not isinstance(head, Levels):
+            raise invalid(f"column {name!r} has no value that several rows share, so it cannot be re-balanced")
+        asked.codes[places[name]] = _balanced(
+            _shares(head, name, shares, asked.barred.get(places[name], ())), request.rows, draws
+        )
+    return asked
+
+
+def _level(head: Levels, name: str, text: str) -> int:
+    if text not in head.values:
+        more = " …" if len(head.values) > _SHOWN else ""
+        raise invalid(f"column {name!r} is never {text!r}; it may be {', '.join(head.values[:_SHOWN])}{more}")
+    return head.values.index(text)
+
+
+def _shares(head: Levels, name: str, given: Mapping[str, float], barred: tuple[int, ...]) -> NDArray[np.float64]:
+    """The share of each code: as given, and of the others in the source's proportions."""
+    shares = np.array(head.counts, dtype=np.float64)
+    shares[list(barred)] = 0.0
+    chosen = {_level(head, name, text): share for text, share in given.items()}
+    shares[list(chosen)] = 0.0
+    rest = max(0.0, 1.0 - sum(chosen.values()))
+    if shares.sum():
+        shares *= rest / shares.sum()
+    for code, share in chosen.items():
+        shares[code] = share
+    if not shares.sum():
+        raise invalid(f"the shares of column {name!r} leave no value that a row could have")
+    return shares / shares.sum()
+
+
+def _balanced(shares: NDArray[np.float64], rows: int, draws: np.random.Generator) -> Codes:
+    """Codes of so many rows with these shares, to the row, in random order."""
+    exact = shares * rows
+    counts = np.floor(exact).astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: rows - counts.sum()]] += 1
+    return draws.permutation(np.repeat(np.arange(len(shares)), counts))
+
+
+def _repeated(code: int | None, rows: int) -> Codes:
+    assert code is not None  # noqa: S101  # the request was checked
+    return np.full(rows, code, dtype=np.int64)
+
+
+def _text(values: pa.Array) -> str:
+    text: str = pc.cast(values, pa.string())[0].as_py()
+    return text

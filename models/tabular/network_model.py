@@ -1,0 +1,82 @@
+"""A fitted network and its encoding as a model that rows are sampled from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from models.errors import FailureKind, ModelError
+from models.tabular.asked import Asked, understand
+from models.tabular.columns import Column
+from models.tabular.encoding import Rows, TableEncoding
+from models.tabular.engine import TableRequest
+from models.tabular.networks import TableNetwork
+
+CHUNK: Final = 10_000
+"""Candidates that are made at once."""
+MOST_CANDIDATES: Final = 500
+"""For each row that is asked for, on the average."""
+LEAST_CANDIDATES: Final = 200_000
+"""So many are tried even for a few rows."""
+_SEED_BITS: Final = 2**63 - 1
+
+
+class NetworkModel:
+    """Samples rows. Candidates that are not as asked are drawn again, so many times and no more."""
+
+    def __init__(self, encoding: TableEncoding, network: TableNetwork) -> None:
+        self._encoding = encoding
+        self._network = network.eval()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Of the source, in its order."""
+        return self._encoding.columns
+
+    def sample(self, request: TableRequest) -> pa.Table:
+        """See `models.tabular.engine.TableModel`."""
+        asked = understand(request, self._encoding)
+        generator = torch.Generator().manual_seed(request.seed & _SEED_BITS)
+        with torch.inference_mode():
+            rows = self._drawn(asked, request, generator)
+        table = self._encoding.decode(rows, first=request.first, seed=request.seed, impute=request.impute)
+        for name, values in asked.set.items():
+            table = table.set_column(table.column_names.index(name), table.schema.field(name), values)
+        return table
+
+    def _drawn(self, asked: Asked, request: TableRequest, generator: torch.Generator) -> Rows:
+        heads = len(self._encoding.heads)
+        rows = Rows(np.zeros((asked.rows, heads), np.int64), np.zeros((asked.rows, heads), np.float32))
+        missing, tried = np.arange(asked.rows), 0
+        most = max(LEAST_CANDIDATES, MOST_CANDIDATES * asked.rows)
+        while len(missing):
+            if tried >= most:
+                raise _unreachable(request, asked.rows - len(missing), tried)
+            # The first rows that are missing, each several times where few are.
+            which = np.resize(missing[:CHUNK], max(len(missing[:CHUNK]), CHUNK if tried else 0))
+            made = self._candidates(asked, which, request, generator)
+            tried += len(made)
+            good = np.flatnonzero(asked.fulfilled(self._encoding, made, which))
+            filled, firsts = np.unique(which[good], return_index=True)
+            rows.codes[filled] = made.codes[good[firsts]]
+            rows.scalars[filled] = made.scalars[good[firsts]]
+            missing = np.setdiff1d(missing, filled, assume_unique=True)
+        return rows
+
+    def _candidates(self, asked: Asked, which: np.ndarray, request: TableRequest, generator: torch.Generator) -> Rows:
+        wanted = {place: torch.from_numpy(codes[which]) for place, codes in asked.codes.items()}
+        codes, scalars = self._network.draw(len(which), wanted, asked.barred, request.temperature, generator)
+        return Rows(codes.numpy(), scalars.numpy())
+
+
+def _unreachable(request: TableRequest, found: int, tried: int) -> ModelError:
+    conditions = ", ".join([*(f"{name} = {value!r}" for name, value in request.where.items()), *request.rebalance])
+    return ModelError(
+        FailureKind.MODEL,
+        "condition_unreachable",
+        f"of {tried} rows that were made, {found} were as asked ({conditions}), and {request.rows} are wanted: such "
+        "rows hardly occur in what the model has learned; ask for fewer conditions at once, or for broader ones",
+    )
