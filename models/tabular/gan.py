@@ -24,7 +24,7 @@ from models.tabular.encoding import Rows
 from models.tabular.heads import Head, Levels
 from models.tabular.networks import Barred, Layout, TableNetwork, Wanted, drawn_codes, gumbel
 from models.training.loop import too_few
-from models.training.settings import TableGanOptions, TrainingSettings
+from models.training.settings import TabularGanOptions, TrainingSettings
 from models.training.subject import Subject
 
 SOFTNESS: Final = 0.2
@@ -70,7 +70,7 @@ class Conditions:
 class Generator(TableNetwork):
     """Noise and a condition become a row. Each layer sees what all before it have made."""
 
-    def __init__(self, heads: tuple[Head, ...], options: TableGanOptions) -> None:
+    def __init__(self, heads: tuple[Head, ...], options: TabularGanOptions) -> None:
         super().__init__()
         self.layout, self.conditions = Layout(heads), Conditions(heads)
         self._latent = options.latent
@@ -117,7 +117,7 @@ class Generator(TableNetwork):
 class _Critic(nn.Module):
     """Says how real some rows together look, under their conditions."""
 
-    def __init__(self, size: int, options: TableGanOptions) -> None:
+    def __init__(self, size: int, options: TabularGanOptions) -> None:
         super().__init__()
         self._pac = options.pac
         sizes = [size * options.pac, *options.critic_widths]
@@ -147,7 +147,7 @@ class TableGan(Subject):
     averaged: Generator
 
     def __init__(
-        self, heads: tuple[Head, ...], rows: Rows, options: TableGanOptions, settings: TrainingSettings
+        self, heads: tuple[Head, ...], rows: Rows, options: TabularGanOptions, settings: TrainingSettings
     ) -> None:
         """Weights are drawn from torch's global generator.
 

@@ -22,7 +22,7 @@ from models.tabular.heads import Head
 from models.tabular.networks import Barred, Layout, TableNetwork, Wanted, cross_entropy, drawn_codes
 from models.training.data import seed_of
 from models.training.loop import too_few
-from models.training.settings import TableVaeOptions, TrainingSettings
+from models.training.settings import TabularVaeOptions, TrainingSettings
 from models.training.subject import Subject
 
 MOST_JUDGED: Final = 2000
@@ -33,7 +33,7 @@ _SPLIT, _JUDGING = -1, -2
 class VaeNetwork(TableNetwork):
     """Both sides."""
 
-    def __init__(self, heads: tuple[Head, ...], options: TableVaeOptions) -> None:
+    def __init__(self, heads: tuple[Head, ...], options: TabularVaeOptions) -> None:
         super().__init__()
         self.layout = Layout(heads)
         self._latent = options.latent
@@ -110,7 +110,7 @@ class TableVae(Subject):
     averaged: VaeNetwork
 
     def __init__(
-        self, heads: tuple[Head, ...], rows: Rows, options: TableVaeOptions, settings: TrainingSettings
+        self, heads: tuple[Head, ...], rows: Rows, options: TabularVaeOptions, settings: TrainingSettings
     ) -> None:
         """Weights are drawn from torch's global generator.
 
