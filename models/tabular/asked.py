@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
-from models.tabular.encoding import Place, Rows, TableEncoding
+from models.tabular.columns import Column
+from models.tabular.encoding import ColumnCode, Place, Rows, TableEncoding
 from models.tabular.engine import TableRequest
 from models.tabular.heads import Codes, Levels, Modes
 from models.tabular.requests import check_request, invalid, value_array
@@ -55,43 +57,52 @@ def understand(request: TableRequest, encoding: TableEncoding) -> Asked:
         ModelError: kind MODEL, code `table_request_invalid`.
     """
     check_request(request, encoding.columns)
-    asked, heads, places = Asked(request.rows), encoding.heads, encoding.head_places()
-    codes = {column.name: code for column, code in zip(encoding.columns, encoding.codes, strict=True)}
-    for place, head in enumerate(heads):
-        if head.rare_code is not None:
-            asked.barred[place] = (head.rare_code,)
-    for name in request.impute:
-        if name in places:
-            width = 2 if isinstance(codes[name], Place) else 1
-            for place in range(places[name], places[name] + width):
-                code = heads[place].missing_code
-                if code is not None:
-                    asked.barred[place] = (*asked.barred.get(place, ()), code)
-    columns = {column.name: column for column in encoding.columns}
-    for name, value in request.where.items():
-        values = value_array(columns[name], value, request.rows)
-        match codes[name]:
-            case Levels() as head:
-                code = head.missing_code if value is None else _level(head, name, _text(values[:1]))
-                asked.codes[places[name]] = _repeated(code, request.rows)
-            case Modes() as head if value is None:
-                asked.codes[places[name]] = _repeated(head.missing_code, request.rows)
-            case Modes() as head:
-                asked.numbers[places[name]] = float(head.scale.numbers(values[:1], columns[name])[0])
-                asked.set[name] = values
-            case Place():
-                raise invalid(f"column {name!r} holds places; no condition can be set on it")
-            case _:
-                asked.set[name] = values
+    asked = Asked(request.rows)
+    asked.barred.update(_barred(request, encoding))
+    places = encoding.head_places()
+    for column, code in zip(encoding.columns, encoding.codes, strict=True):
+        if column.name in request.where:
+            _condition(asked, request.where[column.name], column, code, places.get(column.name, 0))
     draws = np.random.default_rng(request.seed)
-    for name, shares in request.rebalance.items():
-        head = codes[name]
-        if not isinstance(head, Levels):
-            raise invalid(f"column {name!r} has no value that several rows share, so it cannot be re-balanced")
-        asked.codes[places[name]] = _balanced(
-            _shares(head, name, shares, asked.barred.get(places[name], ())), request.rows, draws
-        )
+    for column, code in zip(encoding.columns, encoding.codes, strict=True):
+        if column.name not in request.rebalance:
+            continue
+        if not isinstance(code, Levels):
+            raise invalid(f"column {column.name!r} has no value that several rows share, so it cannot be re-balanced")
+        place = places[column.name]
+        shares = _shares(code, column.name, request.rebalance[column.name], asked.barred.get(place, ()))
+        asked.codes[place] = _balanced(shares, request.rows, draws)
     return asked
+
+
+def _barred(request: TableRequest, encoding: TableEncoding) -> dict[int, tuple[int, ...]]:
+    """Rare categories, and missing values where none shall be."""
+    barred = {place: (head.rare_code,) for place, head in enumerate(encoding.heads) if head.rare_code is not None}
+    places = encoding.head_places()
+    for column, code in zip(encoding.columns, encoding.codes, strict=True):
+        if column.name in request.impute and column.name in places:
+            for place in range(places[column.name], places[column.name] + (2 if isinstance(code, Place) else 1)):
+                missing = encoding.heads[place].missing_code
+                if missing is not None:
+                    barred[place] = (*barred.get(place, ()), missing)
+    return barred
+
+
+def _condition(asked: Asked, value: JsonValue, column: Column, code: ColumnCode, place: int) -> None:
+    """Add that each row has this value."""
+    values = value_array(column, value, asked.rows)
+    if isinstance(code, Place):
+        raise invalid(f"column {column.name!r} holds places; no condition can be set on it")
+    if isinstance(code, Levels) and value is not None:
+        level = _level(code, column.name, _text(value_array(column, value, 1)))
+        asked.codes[place] = np.full(asked.rows, level, dtype=np.int64)
+    elif isinstance(code, Modes) and value is not None:
+        asked.numbers[place] = float(code.scale.numbers(value_array(column, value, 1), column)[0])
+        asked.set[column.name] = values
+    elif isinstance(code, Levels | Modes) and code.missing_code is not None:
+        asked.codes[place] = np.full(asked.rows, code.missing_code, dtype=np.int64)
+    else:
+        asked.set[column.name] = values
 
 
 def _level(head: Levels, name: str, text: str) -> int:
@@ -123,11 +134,6 @@ def _balanced(shares: NDArray[np.float64], rows: int, draws: np.random.Generator
     counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: rows - counts.sum()]] += 1
     return draws.permutation(np.repeat(np.arange(len(shares)), counts))
-
-
-def _repeated(code: int | None, rows: int) -> Codes:
-    assert code is not None  # noqa: S101  # the request was checked
-    return np.full(rows, code, dtype=np.int64)
 
 
 def _text(values: pa.Array) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -19,13 +20,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 
-from models.errors import FailureKind, ModelError
-from models.tabular.encoding import Rows
+from models.tabular.encoding import Rows, TableEncoding
 from models.tabular.heads import Head, Levels
-from models.tabular.networks import Barred, Layout, TableNetwork, Wanted, drawn_codes, gumbel
-from models.training.loop import too_few
+from models.tabular.networks import (
+    Barred,
+    Layout,
+    TableNetwork,
+    TableSubject,
+    Wanted,
+    drawn_codes,
+    fitting_batch,
+    gumbel,
+)
 from models.training.settings import TabularGanOptions, TrainingSettings
-from models.training.subject import Subject
 
 SOFTNESS: Final = 0.2
 """Temperature of the Gumbel softmax."""
@@ -119,14 +126,14 @@ class _Critic(nn.Module):
 
     def __init__(self, size: int, options: TabularGanOptions) -> None:
         super().__init__()
-        self._pac = options.pac
+        self.pac = options.pac
         sizes = [size * options.pac, *options.critic_widths]
-        self.layers = nn.ModuleList(nn.Linear(one, two) for one, two in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(one, two) for one, two in pairwise(sizes))
         self.out = nn.Linear(sizes[-1], 1)
 
     def forward(self, rows: Tensor, kept: Sequence[Tensor]) -> Tensor:
         """A score for each `pac` rows; `kept` are the features that it does with, layer by layer."""
-        features = rows.reshape(len(rows) // self._pac, -1)
+        features = rows.reshape(len(rows) // self.pac, -1)
         for layer, mask in zip(self.layers, kept, strict=True):
             features = functional.leaky_relu(layer(features), 0.2) * mask
         score: Tensor = self.out(features).squeeze(1)
@@ -135,36 +142,29 @@ class _Critic(nn.Module):
     def masks(self, rows: int, generator: torch.Generator) -> list[Tensor]:
         """Features that are kept, made larger for those that are not."""
         return [
-            (torch.rand(rows // self._pac, layer.out_features, generator=generator) >= DROPPED) / (1 - DROPPED)  # type: ignore[arg-type]  # linear layers
+            (torch.rand(rows // self.pac, layer.out_features, generator=generator) >= DROPPED) / (1 - DROPPED)  # type: ignore[arg-type]  # linear layers
             for layer in self.layers
         ]
 
 
-class TableGan(Subject):
+class TableGan(TableSubject):
     """Both networks, and the rows that they learn from."""
 
     current: Generator
     averaged: Generator
 
     def __init__(
-        self, heads: tuple[Head, ...], rows: Rows, options: TabularGanOptions, settings: TrainingSettings
+        self, encoding: TableEncoding, rows: Rows, options: TabularGanOptions, settings: TrainingSettings
     ) -> None:
         """Weights are drawn from torch's global generator.
 
         Raises:
-            ModelError: kind MODEL, code `training_data_too_small`; or `unfit_batch`.
+            ModelError: kind MODEL, code `training_data_too_small`.
         """
-        if settings.batch_size % options.pac:
-            raise ModelError(
-                FailureKind.MODEL,
-                "unfit_batch",
-                f"training.batch_size is {settings.batch_size}, which is no multiple of options.pac ({options.pac})",
-            )
-        if len(rows) < settings.batch_size:
-            raise too_few(len(rows), "rows to learn from", settings.batch_size)
-        self._settings = settings
+        super().__init__(encoding)
+        self._batch = fitting_batch(len(rows), settings.batch_size, options.pac)
         self._codes, self._scalars = torch.from_numpy(rows.codes), torch.from_numpy(rows.scalars)
-        self.current = Generator(heads, options)
+        self.current = Generator(encoding.heads, options)
         self.averaged = deepcopy(self.current).requires_grad_(requires_grad=False).eval()
         self._layout, self._conditions = self.current.layout, self.current.conditions
         self._critic = _Critic(self._layout.size + self._conditions.size, options)
@@ -175,11 +175,15 @@ class TableGan(Subject):
 
     def networks(self) -> Mapping[str, nn.Module]:
         """Both."""
-        return {"generator": self.current, "critic": self._critic}
+        return {**super().networks(), "generator": self.current, "critic": self._critic}
 
     def optimizers(self) -> Mapping[str, Optimizer]:
         """One each."""
         return {"generator": self._generator_optimizer, "critic": self._critic_optimizer}
+
+    def finish(self) -> Generator:
+        """The averaged generator."""
+        return self.averaged
 
     def learn(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """A step of each network. `distance` is the critic's estimate of how far made rows are from real ones."""
@@ -206,7 +210,7 @@ class TableGan(Subject):
         }
 
     def _condition(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        count = self._settings.batch_size
+        count = self._batch
         if not self._conditions.places:
             nothing = torch.zeros(count, dtype=torch.long)
             return nothing, nothing, torch.zeros(count, 0)
@@ -235,7 +239,7 @@ class TableGan(Subject):
         return score
 
     def _penalty(self, real: Tensor, made: Tensor, generator: torch.Generator) -> Tensor:
-        pac = self._critic._pac  # noqa: SLF001  # its own file's
+        pac = self._critic.pac
         share = torch.rand(len(real) // pac, 1, 1, generator=generator).expand(-1, pac, 1).reshape(-1, 1)
         between = (share * real + (1 - share) * made).requires_grad_()
         [slope] = torch.autograd.grad(self._score(between, generator).sum(), between, create_graph=True)

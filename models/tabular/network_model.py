@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from models.errors import FailureKind, ModelError
 from models.tabular.asked import Asked, understand
 from models.tabular.columns import Column
-from models.tabular.encoding import Rows, TableEncoding
+from models.tabular.encoding import Place, Rows, TableEncoding
 from models.tabular.engine import TableRequest
+from models.tabular.fresh import FreshKeys, FreshTexts
+from models.tabular.gan import Generator
+from models.tabular.heads import Levels, Modes
 from models.tabular.networks import TableNetwork
+from models.tabular.saved import CONFIG, WEIGHTS, SavedTable, encode_config, read_config
+from models.tabular.vae import VaeNetwork
+from models.training.settings import FamilyName, Options, TabularGanOptions, TabularVaeOptions, family_options
 
 CHUNK: Final = 10_000
 """Candidates that are made at once."""
@@ -66,10 +78,76 @@ class NetworkModel:
             missing = np.setdiff1d(missing, filled, assume_unique=True)
         return rows
 
-    def _candidates(self, asked: Asked, which: np.ndarray, request: TableRequest, generator: torch.Generator) -> Rows:
+    def _candidates(
+        self, asked: Asked, which: NDArray[np.int64], request: TableRequest, generator: torch.Generator
+    ) -> Rows:
         wanted = {place: torch.from_numpy(codes[which]) for place, codes in asked.codes.items()}
         codes, scalars = self._network.draw(len(which), wanted, asked.barred, request.temperature, generator)
         return Rows(codes.numpy(), scalars.numpy())
+
+
+class _Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What config.json holds beside what all families have."""
+
+    options: dict[str, Any]  # JSON
+    codes: dict[str, Levels | Modes | Place]
+    """Of the columns that are modelled, by name."""
+
+
+def network_files(
+    family: FamilyName, encoding: TableEncoding, network: TableNetwork, options: Options, *, rows: int
+) -> dict[str, bytes]:
+    """The files of a fitted model's folder, its card apart."""
+    named = [(column.name, code) for column, code in zip(encoding.columns, encoding.codes, strict=True)]
+    saved = SavedTable(
+        family=family,
+        columns=encoding.columns,
+        fresh={name: code for name, code in named if isinstance(code, FreshTexts | FreshKeys)},
+        rows=rows,
+        engine=msgspec.to_builtins(
+            _Engine(
+                options=options.model_dump(mode="json"),
+                codes={name: code for name, code in named if isinstance(code, Levels | Modes | Place)},
+            )
+        ),
+    )
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    return {WEIGHTS: save(tensors, metadata={"format": "pt"}), CONFIG: encode_config(saved)}
+
+
+def open_model(folder: Path) -> NetworkModel:
+    """The model of a folder, on the processor.
+
+    Raises:
+        ModelError: kind MODEL, code `model_folder_incomplete`, `model_folder_invalid` or `weights_damaged`.
+    """
+    saved = read_config(folder)
+    try:
+        engine = msgspec.convert(saved.engine, _Engine)
+        codes = tuple(engine.codes.get(column.name) or saved.fresh[column.name] for column in saved.columns)
+        options = family_options(saved.family, engine.options)
+    except (msgspec.ValidationError, ValidationError, KeyError) as error:
+        raise ModelError(
+            FailureKind.MODEL, "model_folder_invalid", f"{folder / CONFIG} is not that of a network of tables: {error}"
+        ) from error
+    encoding = TableEncoding(columns=saved.columns, codes=codes)
+    with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
+        network = _network(encoding, options)
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            FailureKind.MODEL, "weights_damaged", f"{folder / WEIGHTS} do not hold the model's weights: {error}"
+        ) from error
+    return NetworkModel(encoding, network)
+
+
+def _network(encoding: TableEncoding, options: Options) -> TableNetwork:
+    if isinstance(options, TabularGanOptions):
+        return Generator(encoding.heads, options)
+    if isinstance(options, TabularVaeOptions):
+        return VaeNetwork(encoding.heads, options)
+    raise AssertionError(f"a family without a network: {options!r}")
 
 
 def _unreachable(request: TableRequest, found: int, tried: int) -> ModelError:

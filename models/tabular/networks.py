@@ -6,17 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.errors import FailureKind, ModelError
+from models.tabular.encoding import TableEncoding
 from models.tabular.heads import Head, Modes
+from models.training.checkpoints import Checkpoint
+from models.training.loop import too_few
+from models.training.subject import Subject
 
 Wanted: TypeAlias = Mapping[int, Tensor]
 """By a head's place, the code that each row shall have. A network does what it can; nothing is promised."""
 Barred: TypeAlias = Mapping[int, tuple[int, ...]]
 """By a head's place, codes that no row may have."""
 _LEAST_NUMBER: Final = 1e-20
+_ENCODING, _JSON = "encoding", "json"
 
 
 class Layout:
@@ -30,7 +37,8 @@ class Layout:
         self.widths = [head.width for head in heads]
         self.starts = [sum(self.widths[:place]) for place in range(len(heads))]
         self.width = sum(self.widths)
-        self.scalar_heads = [place for place, head in enumerate(heads) if isinstance(head, Modes) and head.means]
+        modes = {place: len(head.means) for place, head in enumerate(heads) if isinstance(head, Modes) and head.means}
+        self.scalar_heads, self.modes = list(modes), list(modes.values())
         self.scalars = len(self.scalar_heads)
 
     @property
@@ -49,7 +57,7 @@ class Layout:
 
     def each(self, logits: Tensor) -> list[Tensor]:
         """Logits (rows by `width`) head by head."""
-        return list(logits.split(self.widths, 1)) if self.heads else []
+        return list(torch.split(logits, self.widths, 1)) if self.heads else []
 
     def all_scalars(self, scalars: Tensor) -> Tensor:
         """Scalars (rows by `scalars`) with a zero for each head that has none (rows by heads)."""
@@ -66,6 +74,67 @@ class TableNetwork(nn.Module, ABC):
         self, count: int, wanted: Wanted, barred: Barred, temperature: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Codes and scalars (-1 to 1) of so many rows, each rows by heads. Every draw is the generator's."""
+
+
+class _KeptEncoding(nn.Module):
+    """An encoding among a training's weights, so that a checkpoint holds it."""
+
+    def __init__(self, encoding: TableEncoding) -> None:
+        super().__init__()
+        content = bytearray(msgspec.json.encode(encoding))
+        self.register_buffer(_JSON, torch.frombuffer(content, dtype=torch.uint8).clone())
+
+
+class TableSubject(Subject):
+    """Networks that learn a table. A subclass's `networks` are these and its own."""
+
+    def __init__(self, encoding: TableEncoding) -> None:
+        self.encoding = encoding
+        self._kept = _KeptEncoding(encoding)
+
+    @property
+    def settled(self) -> bool:
+        """Whether more steps would gain nothing."""
+        return False
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The encoding."""
+        return {_ENCODING: self._kept}
+
+    @abstractmethod
+    def finish(self) -> TableNetwork:
+        """The network that training leaves; called once, after the last step."""
+
+    def metrics(self) -> dict[str, float]:
+        """What was measured, once it is finished."""
+        return {}
+
+
+def kept_encoding(checkpoint: Checkpoint) -> TableEncoding:
+    """The encoding that a checkpoint of a `TableSubject` holds.
+
+    Raises:
+        ModelError: kind MODEL, code `checkpoint_mismatch`: it is of something else.
+    """
+    content = checkpoint.tensors.get(f"{_ENCODING}/{_JSON}")
+    try:
+        return msgspec.json.decode(b"" if content is None else content.numpy().tobytes(), type=TableEncoding)
+    except msgspec.DecodeError as error:
+        raise ModelError(
+            FailureKind.MODEL, "checkpoint_mismatch", f"the checkpoint of step {checkpoint.step} is of no table"
+        ) from error
+
+
+def fitting_batch(rows: int, asked: int, multiple: int = 1) -> int:
+    """The batch that is asked for, cut to the rows that there are and to a multiple of some number.
+
+    Raises:
+        ModelError: kind MODEL, code `training_data_too_small`.
+    """
+    size = min(rows, asked) // multiple * multiple
+    if size < max(2, multiple):
+        raise too_few(rows, "rows to learn from", max(2, multiple))
+    return size
 
 
 def gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -11,19 +11,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from copy import deepcopy
+from itertools import pairwise
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from models.tabular.encoding import Rows
+from models.tabular.encoding import Rows, TableEncoding
 from models.tabular.heads import Head
-from models.tabular.networks import Barred, Layout, TableNetwork, Wanted, cross_entropy, drawn_codes
+from models.tabular.networks import (
+    Barred,
+    Layout,
+    TableNetwork,
+    TableSubject,
+    Wanted,
+    cross_entropy,
+    drawn_codes,
+    fitting_batch,
+)
 from models.training.data import seed_of
-from models.training.loop import too_few
 from models.training.settings import TabularVaeOptions, TrainingSettings
-from models.training.subject import Subject
 
 MOST_JUDGED: Final = 2000
 """Rows that are kept apart at most."""
@@ -37,7 +45,7 @@ class VaeNetwork(TableNetwork):
         super().__init__()
         self.layout = Layout(heads)
         self._latent = options.latent
-        self._modes = [len(heads[place].means) for place in self.layout.scalar_heads]  # type: ignore[union-attr]  # they have
+        self._modes = self.layout.modes
         self.encoder = _stack(self.layout.size, options.widths, 2 * options.latent)
         self.decoder = _stack(options.latent, options.widths[::-1], self.layout.width + sum(self._modes))
         self.log_spreads = nn.Parameter(torch.full((sum(self._modes),), math.log(0.1)))
@@ -87,8 +95,8 @@ class VaeNetwork(TableNetwork):
 
     def _by_head(self, centres: Tensor) -> list[tuple[int, Tensor, Tensor]]:
         """Of each head that has scalars: its place, its modes' centres and their spreads' logarithms."""
-        spreads = self.log_spreads.clamp(math.log(0.003), 0.0).split(self._modes)
-        return list(zip(self.layout.scalar_heads, centres.split(self._modes, 1), spreads, strict=True))
+        spreads = torch.split(self.log_spreads.clamp(math.log(0.003), 0.0), self._modes)
+        return list(zip(self.layout.scalar_heads, torch.split(centres, self._modes, 1), spreads, strict=True))
 
 
 class _Best(nn.Module):
@@ -103,29 +111,29 @@ class _Best(nn.Module):
         self.worse: Tensor
 
 
-class TableVae(Subject):
+class TableVae(TableSubject):
     """The network, and the rows that it learns from and is judged by."""
 
     current: VaeNetwork
     averaged: VaeNetwork
 
     def __init__(
-        self, heads: tuple[Head, ...], rows: Rows, options: TabularVaeOptions, settings: TrainingSettings
+        self, encoding: TableEncoding, rows: Rows, options: TabularVaeOptions, settings: TrainingSettings
     ) -> None:
         """Weights are drawn from torch's global generator.
 
         Raises:
             ModelError: kind MODEL, code `training_data_too_small`.
         """
-        self._options, self._settings = options, settings
+        super().__init__(encoding)
+        self._options, self._seed = options, settings.seed
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed_of(settings.seed, _SPLIT)))
         apart = min(MOST_JUDGED, round(options.judged * len(rows)))
         codes, scalars = torch.from_numpy(rows.codes), torch.from_numpy(rows.scalars)
         self._judged = codes[order[:apart]], scalars[order[:apart]]
         self._learned = codes[order[apart:]], scalars[order[apart:]]
-        if len(rows) - apart < settings.batch_size:
-            raise too_few(len(rows) - apart, "rows to learn from", settings.batch_size)
-        self.current = VaeNetwork(heads, options)
+        self._batch = fitting_batch(len(rows) - apart, settings.batch_size)
+        self.current = VaeNetwork(encoding.heads, options)
         self.averaged = deepcopy(self.current).requires_grad_(requires_grad=False).eval()
         self._best = _Best(self.averaged)
         self._optimizer = Adam(self.current.parameters(), lr=settings.learning_rate, weight_decay=1e-5)
@@ -133,32 +141,31 @@ class TableVae(Subject):
     @property
     def settled(self) -> bool:
         """Whether it has been getting worse for so long that it stops."""
-        return self._best.worse.item() >= self._options.patience
-
-    @property
-    def best(self) -> VaeNetwork:
-        """What training leaves, once `judge` was called at its end."""
-        return self._best.network
-
-    @property
-    def held_out_loss(self) -> float | None:
-        """Of the best; None where no rows are kept apart."""
-        return self._best.loss.item() if len(self._judged[0]) else None
+        return int(self._best.worse) >= self._options.patience
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The network as it is, and as it was best."""
-        return {"network": self.current, "best": self._best}
+        return {**super().networks(), "network": self.current, "best": self._best}
 
     def optimizers(self) -> Mapping[str, Optimizer]:
         """One."""
         return {"network": self._optimizer}
 
+    def finish(self) -> VaeNetwork:
+        """The network that judged best."""
+        self._judge()
+        return self._best.network
+
+    def metrics(self) -> dict[str, float]:
+        """The loss of the best on rows that were kept apart."""
+        return {"held_out_loss": self._best.loss.item()} if len(self._judged[0]) else {}
+
     def learn(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """The bound of a batch; `rows` is what it costs to give them back, `latent` the divergence, both in nats."""
         if step and step % self._options.judged_every == 0:
-            self.judge()
+            self._judge()
         codes, scalars = self._learned
-        places = torch.randint(len(codes), (self._settings.batch_size,), generator=generator)
+        places = torch.randint(len(codes), (self._batch,), generator=generator)
         noise = torch.randn(len(places), self._options.latent, generator=generator)
         cost, divergence = self.current.bound(codes[places], scalars[places], noise)
         self._optimizer.zero_grad()
@@ -171,7 +178,7 @@ class TableVae(Subject):
         return losses
 
     @torch.no_grad()
-    def judge(self) -> None:
+    def _judge(self) -> None:
         """See whether the averaged network is better than the best so far, on rows that were kept apart."""
         codes, scalars = self._judged
         if not len(codes):
@@ -180,7 +187,7 @@ class TableVae(Subject):
         noise = torch.randn(
             len(codes),
             self._options.latent,
-            generator=torch.Generator().manual_seed(seed_of(self._settings.seed, _JUDGING)),
+            generator=torch.Generator().manual_seed(seed_of(self._seed, _JUDGING)),
         )
         cost, divergence = self.averaged.bound(codes, scalars, noise)
         loss = (self._options.faithfulness * cost + divergence).double()
@@ -195,6 +202,6 @@ class TableVae(Subject):
 def _stack(size: int, widths: tuple[int, ...], out: int) -> nn.Sequential:
     sizes = [size, *widths]
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], out))
