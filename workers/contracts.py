@@ -18,6 +18,8 @@ is forbidden, or answers with text.
 Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
 Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWork: who overlooks one answers without the
 adapter, or trains something else.
+Version 8 adds `table`, `accept` and `report` to Work, and `redo` to ShardTask: who overlooks them answers with text, or
+keeps rows that a pass over all of them has rejected.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 7
+WIRE_VERSION = 8
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -190,6 +192,71 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return TrainingSettings.model_validate(self.settings)
 
 
+class TableWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every shard of a job that samples a table has in common. An item is a block of rows, which owns its seeds."""
+
+    rows: int
+    """Of the whole table."""
+    block: int
+    """Rows of every block but the last."""
+    where: dict[str, Any] = {}  # a cell is any JSON
+    """The value that a column has in every row."""
+    rebalance: dict[str, dict[str, float]] = {}
+    """By column, the shares of some of its values, of 1."""
+    impute: tuple[str, ...] = ()
+    """Columns in which no value is missing."""
+    temperature: float = 1.0
+    rules: dict[str, Any] = {}  # workers.table_accept.TableRules as JSON; pydantic checks it again on arrival
+    candidates: int = 10
+    """How many rows are drawn at most for each that is accepted."""
+
+    def rows_of(self, block: int) -> int:
+        """Rows that a block has, from 0."""
+        return min(self.block, self.rows - block * self.block)
+
+
+class AcceptWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A pass over all that a job has made: which of it stays, judged in the order of the items."""
+
+    job: str
+    parts: str
+    """Key of the list of the job's parts, workers.dataset_engine.PartList as JSON."""
+    round: int
+    """From 1."""
+    previous: str | None = None
+    """Key of the part of the pass before: what that let stay, stays."""
+    table: TableWork | None = None
+    """Of a job that samples a table."""
+    duplicates: dict[str, Any] | None = None  # workers.duplicates.DuplicateRules as JSON; checked again on arrival
+    """Of a job that writes text."""
+
+
+class ReportWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A report on all that a job has made."""
+
+    job: str
+    parts: str
+    """As in `AcceptWork`."""
+    name: str
+    seed: int
+    model: str = ""
+    """Of a table, the version of the model that it was sampled from: what that was fitted on is compared with."""
+    target: str | None = None
+    """The column that others are to predict; None takes one that will do."""
+    gate: dict[str, float] = {}
+    """What the dataset must reach: see `workers.dataset_report`."""
+    table: bool = False
+
+
+class Redo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a pass has rejected of a part: it is drawn again, or ends as rejected."""
+
+    key: str
+    """Of the list, workers.rejections.Rejections as JSON."""
+    draw: bool = True
+    """False where no round is left."""
+
+
 class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What every shard of a job has in common."""
 
@@ -215,6 +282,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a job that speaks; `messages`, `sampling` and `schema` then say nothing."""
     train: TrainWork | None = None
     """Of a job that trains a model: its one item, which has no row to speak of."""
+    table: TableWork | None = None
+    """Of a job that samples a table."""
+    accept: AcceptWork | None = None
+    """Of a pass over what another job has made; it has one item."""
+    report: ReportWork | None = None
+    """Of a report on what another job has made; it has one item."""
     deny: tuple[str, ...] = ()
     """Words and phrases that the service lets no prompt of this tenant hold, whatever the job says."""
     upstream: tuple[str, ...] = ()
@@ -264,6 +337,8 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Key of a part whose ok records are kept: only the items that it lacks, or that failed in it, are generated."""
     upstream: dict[str, tuple[str, ...]] = {}
     """By node of `work.upstream`, the keys of the parts that hold its records of the shard's items."""
+    redo: Redo | None = None
+    """Of `carry_from`: what of it does not stay."""
     version: int = 1
 
 
@@ -367,6 +442,8 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
     if not isinstance(message, ShardTask):
         return 1
     work = message.work
+    if message.redo is not None or any(kind is not None for kind in (work.table, work.accept, work.report)):
+        return 8
     if _names_adapters(work):
         return 7
     if work.upstream:
@@ -434,6 +511,26 @@ def audio_folder(job: str, shard: int, token: int, execution: str) -> str:
 def audio_prefix(job: str) -> str:
     """Where all sounds of a job lie."""
     return f"jobs/{job}/audio/"
+
+
+def table_folder(job: str, shard: int, token: int, execution: str) -> str:
+    """Where an execution leaves its blocks of rows: its own alone, as `images_folder`."""
+    return f"{tables_prefix(job)}{shard:06d}-{token:04d}-{execution}/"
+
+
+def tables_prefix(job: str) -> str:
+    """Where all blocks of a table lie."""
+    return f"jobs/{job}/table/"
+
+
+def pass_folder(job: str, by: str, execution: str) -> str:
+    """Where an execution of the pass or report `by` over a job leaves what it has found: its own alone."""
+    return f"{passes_prefix(job)}{by}/{execution}/"
+
+
+def passes_prefix(job: str) -> str:
+    """Where all that passes over a job, and its report, have left lies."""
+    return f"jobs/{job}/passes/"
 
 
 def checkpoints_prefix(job: str) -> str:
