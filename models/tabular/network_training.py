@@ -70,6 +70,7 @@ class NetworkTrainer(ABC):
     def _files(
         self, request: TrainingRequest, data: TableData, subject: TableSubject, ended: Ended, run: TrainingRun
     ) -> TrainedFiles:
+        finished = ended.finished or subject.settled
         network = subject.finish()
         metrics = subject.metrics()
         losses = {name: round(loss, 4) for name, loss in ended.losses.items()}
@@ -98,7 +99,7 @@ class NetworkTrainer(ABC):
             step=ended.step,
             losses=losses,
             seconds=run.seconds,
-            finished=ended.finished or subject.settled,
+            finished=finished,
         )
 
 
