@@ -146,7 +146,7 @@ def finished_jobs(engine: Engine) -> Sequence[str]:
 
 
 def without_open_shards() -> Select[str]:
-    """Live jobs of which no shard is open and that no pass follows. What a flow comes to is said by `orchestrator.flows`."""
+    """Live jobs of which no shard is open and that no pass follows. `orchestrator.flows` says what a flow comes to."""
     live = [status.value for status in sorted(JOB_LIVE)]
     return select(Job.id).where(Job.status.in_(live), Job.kind != flows.FLOW, ~_has_open(), passes.are_over())
 

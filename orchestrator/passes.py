@@ -5,16 +5,15 @@ its parts in the order of the items and says which rows do not stay. The shards 
 retry: all that stays is carried over, and what was rejected is drawn anew with seeds of its own. Then the next pass
 judges; what an earlier one let stay, stays. After the last round, what is still rejected ends as failed.
 
-A pass and a report are jobs of one item each, whose `flow` is the job that they belong to: they are leased, tried again,
-paused, cancelled and removed like any, and the job does not end before they do. Each step here is one guarded write, on
-the generation and the place that were seen, so that two schedulers take it once.
+A pass and a report are jobs of one item each, whose `flow` is the job that they belong to: they are leased, tried
+again, paused, cancelled and removed like any, and the job does not end before they do. Each step here is one guarded
+write, on the generation and the place that were seen, so that two schedulers take it once.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -29,12 +28,12 @@ from orchestrator.lifecycle import JobStatus, ShardStatus
 from orchestrator.tables import Job, Shard
 from orchestrator.views import JobError
 from workers.contracts import AcceptWork, CountRange, Failure, Redo, ReportWork, Work
-from workers.dataset_engine import DATASET_ENGINE, PartList, part_list_key
+from workers.dataset_engine import DATASET_ENGINE, PartList, PartOf, part_list_key
 from workers.records import StoredReport, Verdict
 from workers.store import ObjectStore
 
 logger = logging.getLogger(__name__)
-PASS = "pass"
+PASS = "pass"  # noqa: S105 - no password
 """A pass is at work."""
 REDO = "redo"
 """What it rejected is drawn again."""
@@ -96,11 +95,13 @@ def advance(engine: Engine, store: ObjectStore, job: JobRow, *, now: float) -> b
 def _begin(engine: Engine, store: ObjectStore, job: JobRow, what: str, now: float) -> bool:
     """Make the job of the next pass, or of the report."""
     child = str(ULID.from_timestamp(now))
+    earlier = (decode_passes(job.passes).duplicates or {}).get("against", ()) if what == PASS else ()
     with database.reading(engine) as connection:
-        parts = [key for key in connection.scalars(_parts(job.id)) if key]
+        parts = _parts_of(connection, job.id)
+        against = {each: _parts_of(connection, each) for each in earlier}
     key = part_list_key(job.id, child)
     # Where another scheduler takes this step first, the list is one that nobody reads. It goes with the job.
-    store.put(key, PartList(parts=tuple(parts)).encoded(), content_type="application/json")
+    store.put(key, PartList(parts, against).encoded(), content_type="application/json")
     number = job.pass_round + (what == PASS)
     values = _child_values(job, child, what, number, _work(job, what, number, key), now)
 
@@ -114,13 +115,18 @@ def _begin(engine: Engine, store: ObjectStore, job: JobRow, what: str, now: floa
     return database.write(engine, write)
 
 
-def _parts(job_id: str) -> Select[str | None]:
-    """Keys of the winning parts of a job, in the order of its items."""
+def done_parts(job_id: str) -> Select[str | None, str | None, int, int, int | None]:
+    """The winning parts of a job, in the order of its items."""
     return (
-        select(Shard.part_key)
+        select(Shard.part_key, Shard.part_sha256, Shard.first, Shard.count.label("items"), Shard.part_ok)
         .where(Shard.job_id == job_id, Shard.status == ShardStatus.DONE.value)
         .order_by(Shard.first)
     )
+
+
+def _parts_of(connection: Connection, job_id: str) -> tuple[PartOf, ...]:
+    rows = connection.execute(done_parts(job_id))
+    return tuple(PartOf(row.part_key, row.part_sha256, row.first, row.items, row.part_ok) for row in rows)
 
 
 def _work(job: JobRow, what: str, number: int, parts: str) -> Work:

@@ -19,7 +19,8 @@ Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templa
 Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWork: who overlooks one answers without the
 adapter, or trains something else.
 Version 8 adds `table`, `accept` and `report` to Work, and `redo` to ShardTask: who overlooks them answers with text, or
-keeps rows that a pass over all of them has rejected.
+keeps rows that a pass over all of them has rejected. It adds `fit` to TrainWork, too: who overlooks it trains something
+else.
 """
 
 from __future__ import annotations
@@ -169,6 +170,15 @@ class TuneWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Of a text model: where the rows are, in order."""
 
 
+class FitWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a model of tables is fitted to."""
+
+    rows: tuple[SourceRange, ...]
+    """Where the rows are, in order."""
+    columns: dict[str, str] = {}
+    """By name, what columns are to be taken for; the others are looked at."""
+
+
 class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a training job does; its model has the work's name, and as its version the job's id."""
 
@@ -186,14 +196,20 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     license: str = "unknown"
     tune: TuneWork | None = None
     """Of the family `lora`."""
+    fit: FitWork | None = None
+    """Of a family of tables."""
 
     def parsed_settings(self) -> TrainingSettings:
         """The settings as a checked object."""
         return TrainingSettings.model_validate(self.settings)
 
 
+BLOCK_ROWS = 10_000
+"""Rows of a table that own their seeds together, where a job says nothing else."""
+
+
 class TableWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What every shard of a job that samples a table has in common. An item is a block of rows, which owns its seeds."""
+    """What shards of a job that samples a table have in common. An item is a block of rows, which owns its seeds."""
 
     rows: int
     """Of the whole table."""
@@ -442,10 +458,15 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
     if not isinstance(message, ShardTask):
         return 1
     work = message.work
-    if message.redo is not None or any(kind is not None for kind in (work.table, work.accept, work.report)):
+    fit = None if work.train is None else work.train.fit
+    if message.redo is not None or any(kind is not None for kind in (work.table, work.accept, work.report, fit)):
         return 8
-    if _names_adapters(work):
-        return 7
+    return 7 if _names_adapters(work) else _lowest_of(message)
+
+
+def _lowest_of(message: ShardTask) -> int:
+    """Of a task that says nothing that came with the last versions."""
+    work = message.work
     if work.upstream:
         return 6
     if work.deny or work.audio is not None:
@@ -536,6 +557,14 @@ def passes_prefix(job: str) -> str:
 def checkpoints_prefix(job: str) -> str:
     """Where the checkpoints of a training job lie."""
     return f"jobs/{job}/checkpoints/"
+
+
+def source_tables_prefix(job: str) -> str:
+    """Where the rows lie that a model of tables was fitted to, `train.parquet`, and those held out, `holdout.parquet`.
+
+    Each execution of the job writes the same.
+    """
+    return f"jobs/{job}/source/"
 
 
 def training_folder(job: str, execution: str) -> str:

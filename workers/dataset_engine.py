@@ -16,10 +16,23 @@ DATASET_ENGINE: Final = "datasets"
 """Model and engine of a pass and of a report."""
 
 
+class PartOf(msgspec.Struct, frozen=True):
+    """A winning part of a job."""
+
+    key: str
+    sha256: str
+    first: int
+    """Its first item."""
+    count: int
+    ok: int
+
+
 class PartList(msgspec.Struct, frozen=True):
     """The winning parts of a job, in the order of its items."""
 
-    parts: tuple[str, ...]
+    parts: tuple[PartOf, ...]
+    against: dict[str, tuple[PartOf, ...]] = {}
+    """Those of earlier jobs that are compared with, by job."""
 
     def encoded(self) -> bytes:
         """As it stands in the store."""

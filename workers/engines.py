@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 from models import audio_catalog, catalog, image_catalog, training_run
 from models.backend import AudioBackend, Backend, ImageBackend
+from models.tabular.engine import TabularBackend
+from models.tabular.families import TABLE_ENGINE, check_table_engine, open_table_backend
 from models.training_run import TRAINING_ENGINE, TrainingBackend
 from workers.contracts import Work
 from workers.dataset_engine import DATASET_ENGINE, DatasetEngine
@@ -27,6 +29,8 @@ def engine_of(work: Work) -> str:
     if work.table is not None:
         return TABLE_ENGINE
     if work.train is not None:
+        if work.train.fit is not None:
+            check_table_engine(work.train.parsed_settings().family)
         training_run.check_training_engine(tuning=work.train.tune is not None)
         return TRAINING_ENGINE
     if work.image is not None:

@@ -207,6 +207,8 @@ class EarlierRecord(msgspec.Struct, frozen=True):
     attempts: int
     line: bytes
     usage: Usage
+    refused: ItemError | None = None
+    """Why the item now ends as failed, whatever it was before."""
 
 
 def earlier_records(data: bytes) -> dict[int, EarlierRecord]:

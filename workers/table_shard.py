@@ -22,7 +22,8 @@ from models.tabular.engine import TableRequest, TabularBackend
 from workers.item_files import Ask, Write, first_error
 from workers.records import StoredTable, item_seed
 from workers.store import ObjectStore
-from workers.table_accept import TableRules, local_mask
+from workers.table_accept.local import LocalRules
+from workers.table_accept.rules import TableRules
 from workers.table_items import Block, TableItems
 
 WAITING = 2
@@ -67,7 +68,7 @@ class TableShard:
         self._write = write
         self._ask = ask
         self._granted = granted
-        self._rules = TableRules.model_validate(items.table.rules) if items.table.rules else None
+        self._rules = TableRules.model_validate(items.table.rules)
         self._room = asyncio.Semaphore(WAITING)
 
     async def run(self, backend: TabularBackend) -> None:
@@ -78,13 +79,14 @@ class TableShard:
             ModelError: the engine failed.
         """
         try:
-            async with asyncio.TaskGroup() as storing:
-                for block in self._items.blocks:
-                    await self._room.acquire()
-                    drawing = _Drawing(block, self._items.table.candidates, self._rules)
-                    while drawing.missing and not drawing.exhausted:
-                        await self._draw(drawing, backend)
-                    storing.create_task(self._keep(drawing))
+            with LocalRules(self._rules) as rules:
+                async with asyncio.TaskGroup() as storing:
+                    for block in self._items.blocks:
+                        await self._room.acquire()
+                        drawing = _Drawing(block, self._items.table.candidates, rules)
+                        while drawing.missing and not drawing.exhausted:
+                            await self._draw(drawing, backend)
+                        storing.create_task(self._keep(drawing))
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
 
@@ -101,10 +103,11 @@ class TableShard:
             impute=work.impute,
             temperature=work.temperature,
         )
-        drawing.take(await backend.sample(request))
+        table = await backend.sample(request)
+        await asyncio.to_thread(drawing.take, table)
 
     def _first(self, drawing: _Drawing) -> int:
-        """The number of a draw's first candidate: that of its row where it is the block's first, and else one of its own."""
+        """The number of a draw's first candidate: that of its row where it is the block's first, else one of its own."""
         work, block = self._items.table, drawing.block
         if block.attempt == 1 and not drawing.draws:
             return block.index * work.block
@@ -148,7 +151,7 @@ class TableShard:
 class _Drawing:
     """A block that is being drawn."""
 
-    def __init__(self, block: Block, candidates: int, rules: TableRules | None) -> None:
+    def __init__(self, block: Block, candidates: int, rules: LocalRules) -> None:
         self.block = block
         self.draws = 0
         self.candidates = 0
@@ -177,11 +180,9 @@ class _Drawing:
         """Take candidates, and keep those that every rule accepts, as many as are missing."""
         self.draws += 1
         self.candidates += table.num_rows
-        if self._rules is not None:
-            mask, rejected = local_mask(table, self._rules)
-            self.rejected.update(rejected)
-            table = table.filter(mask)
-        kept = table.slice(0, self.missing)
+        mask, rejected = self._rules.mask(table)
+        self.rejected.update(rejected)
+        kept = (table.filter(mask) if rejected else table).slice(0, self.missing)
         self.missing -= kept.num_rows
         self._tables.append(kept)
 

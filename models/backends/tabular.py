@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from pathlib import Path
 
 import pyarrow as pa
 
+from models.backends.sequences import import_engine
 from models.backends.training import Signs
 from models.errors import FailureKind, ModelError
 from models.spec import ModelInfo
 from models.tabular.engine import TableModel, TableRequest
-from models.tabular.families import open_table_model
+from models.tabular.families import engine_module, open_table_model
 from models.tabular.saved import read_config
 
 
@@ -20,15 +22,11 @@ class ThreadTabularBackend:
     """A `TabularBackend` (see there).
 
     Args:
-        name: The model's, as a job names it.
-        folder: Where its files are.
-        revision: Of the files; by default that of the folder's place says nothing, so `none`.
+        folder: Where the model's files are, `…/NAME/VERSION`.
     """
 
-    def __init__(self, name: str, folder: Path, *, revision: str = "none") -> None:
-        self._name = name
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._revision = revision
         self._model: TableModel | None = None
         self._turn = asyncio.Lock()
         self._signs: Signs | None = None
@@ -37,18 +35,22 @@ class ThreadTabularBackend:
         """See `TabularBackend`."""
         started = time.monotonic()
         try:
-            self._model = await asyncio.to_thread(open_table_model, self._folder)
+            self._model = await asyncio.to_thread(self._open)
         except ImportError as error:
             raise ModelError(FailureKind.MODEL, "engine_not_installed", f"tables cannot be made: {error}") from error
         return ModelInfo(
-            model=self._name,
-            revision=self._revision,
+            model=f"{self._folder.parent.name}@{self._folder.name}",
+            revision=folder_digest(self._folder),
             engine=read_config(self._folder).family,
             context_length=0,
             reproducible="exact",
             shards_in_flight=1,
             load_seconds=time.monotonic() - started,
         )
+
+    def _open(self) -> TableModel:
+        import_engine(engine_module(read_config(self._folder).family))
+        return open_table_model(self._folder)
 
     async def sample(self, request: TableRequest) -> pa.Table:
         """See `TabularBackend`."""
@@ -82,3 +84,12 @@ class ThreadTabularBackend:
     async def close(self) -> None:
         """Forget the model."""
         self._model = None
+
+
+def folder_digest(folder: Path) -> str:
+    """What the model in a folder is: `sha256:` of its weights and of what is beside them, the card left out."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".json", ".safetensors"}:
+            whole.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return f"sha256:{whole.hexdigest()}"

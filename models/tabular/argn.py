@@ -35,7 +35,7 @@ from torch import Tensor
 
 from models.errors import FailureKind, ModelError
 from models.tabular.argn_frames import engine_names, from_series, to_frame
-from models.tabular.columns import Column, table_schema
+from models.tabular.columns import Column, Values, table_schema
 from models.tabular.engine import TableRequest
 from models.tabular.fresh import make_fresh
 from models.tabular.requests import check_request, invalid, value_array
@@ -133,7 +133,7 @@ class ArgnModel:
 
     def _column(
         self, column: Column, place: int, request: TableRequest, rows: int, start: int, decoded: pd.DataFrame
-    ) -> pa.Array:
+    ) -> Values:
         if column.name in request.where:
             return value_array(column, request.where[column.name], rows)
         if column.name in self._names:
@@ -232,6 +232,6 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(numpys)  # noqa: NPY002
 
 
-def _text(values: pa.Array) -> str:
+def _text(values: Values) -> str:
     text: str = values.cast(pa.string())[0].as_py()
     return text

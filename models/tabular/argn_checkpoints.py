@@ -20,7 +20,8 @@ from models.training.checkpoints import Checkpoint
 
 _WEIGHTS = "weights/"
 _OPTIMIZER = "optimizer/"
-_NUMPY = (np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType)
+_NUMPY: list[Any] = [np.float64(0).__reduce__()[0], np.dtype, np.dtypes.Float64DType]
+"""What numbers of numpy are made of, which the engine saves among its own."""
 
 
 def read_workspace(workspace: Workspace, message: dict[str, Any]) -> Checkpoint:
@@ -71,7 +72,7 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> dict[str, Any]:  # tensors, numbers and texts, in mappings and lists
-    with torch.serialization.safe_globals(list(_NUMPY)):
+    with torch.serialization.safe_globals(_NUMPY):
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return loaded
 

@@ -7,14 +7,14 @@ few types: texts, 64-bit numbers and moments. What a column's own type is, is pu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import FailureKind, ModelError
-from models.tabular.columns import Column, Kind
+from models.tabular.columns import Column, Kind, Values
 from models.tabular.requests import category_texts
 
 ENCODINGS: Final[Mapping[Kind, str]] = {
@@ -54,7 +54,7 @@ def to_frame(table: pa.Table, columns: Sequence[Column]) -> pd.DataFrame:
     return pa.table(taken).to_pandas(types_mapper={_WHOLE: pd.Int64Dtype(), pa.string(): pd.StringDtype()}.get)
 
 
-def from_series(values: pd.Series, column: Column) -> pa.Array:
+def from_series(values: pd.Series, column: Column) -> Values:
     """What the engine has made of a column, in the column's own type."""
     array = pa.Array.from_pandas(values)
     kind = column.arrow_type
@@ -70,7 +70,7 @@ def from_series(values: pd.Series, column: Column) -> pa.Array:
     return numbers.cast(kind, safe=False)
 
 
-def _for_engine(column: Column, values: pa.Array) -> pa.Array:
+def _for_engine(column: Column, values: Values) -> Values:
     kind = values.type
     if column.kind == "categorical":
         return category_texts(values)
@@ -87,10 +87,11 @@ def _for_engine(column: Column, values: pa.Array) -> pa.Array:
     return values.cast(pa.float64() if pa.types.is_floating(kind) else _WHOLE)
 
 
-def _from_moments(moments: pa.Array, column: Column) -> pa.Array:
-    kind = column.arrow_type
+def _from_moments(moments: Values, column: Column) -> Values:
+    kind: Any = column.arrow_type  # one with or without a time zone
     if column.format is not None:
-        return pc.strftime(moments.cast(pa.timestamp("s"), safe=False), column.format)
+        seconds: Values = moments.cast(pa.timestamp("s"), safe=False)
+        return pc.strftime(seconds, column.format)
     if pa.types.is_date(kind):
         return moments.cast(kind, safe=False)
     if kind.tz is not None:
@@ -98,5 +99,5 @@ def _from_moments(moments: pa.Array, column: Column) -> pa.Array:
     return moments.cast(kind, safe=False)
 
 
-def _is_whole(array: pa.Array) -> bool:
+def _is_whole(array: Values) -> bool:
     return bool(pa.types.is_integer(array.type))

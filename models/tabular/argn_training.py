@@ -26,6 +26,7 @@ from mostlyai.engine._workspace import Workspace
 from mostlyai.engine.domain import DifferentialPrivacyConfig, ModelStateStrategy
 from safetensors.torch import save
 
+from models.backends.training import Signs
 from models.backends.training_engine import TrainingRun, TrainingStoppedError
 from models.errors import FailureKind, ModelError
 from models.tabular.argn import STATS, seeded
@@ -34,7 +35,6 @@ from models.tabular.argn_epochs import EpochWatch
 from models.tabular.argn_frames import ENCODINGS, engine_names, to_frame
 from models.tabular.cards import TableAbout, table_card
 from models.tabular.columns import Column
-from models.tabular.engine import Signs
 from models.tabular.fresh import learn_fresh
 from models.tabular.saved import CONFIG, WEIGHTS, SavedTable, encode_config
 from models.training.cards import CARD
@@ -237,7 +237,8 @@ def _privacy_remarks(private: PrivacyOptions, epsilon: float) -> str:
 
 
 def _folder(workspace: Workspace) -> Path:
-    return workspace.model_path.parent.parent
+    path: Path = workspace.model_path
+    return path.parent.parent
 
 
 @contextmanager

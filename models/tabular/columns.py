@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 import pyarrow as pa
@@ -15,6 +15,8 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """`categorical`: few values that come again, truth values among them. `numeric`, `integer`: numbers. `datetime`: days
 or moments. `text`: values of a pattern, such as phone numbers. `id`: keys, of which no two are equal. `geo`: latitude
 and longitude. Values of `text` and `id` are never copied from the source: they are made anew."""
+Values: TypeAlias = Any
+"""An array of Arrow, of a type that is known when it runs: its stubs have a class for each type, and none for that."""
 FEW = 10
 """So many different numbers are categories, not measurements."""
 FEW_TEXTS = 20
@@ -75,7 +77,10 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def arrow_type(self) -> pa.DataType:
         """The type as an object."""
         found = _TIMESTAMP.fullmatch(self.type)
-        return _SIMPLE_TYPES[self.type] if found is None else pa.timestamp(found[1], tz=found[2])
+        if found is None:
+            return _SIMPLE_TYPES[self.type]
+        unit: Any = found[1]  # one of four, as the pattern has it
+        return pa.timestamp(unit, tz=found[2])
 
 
 def table_schema(columns: Iterable[Column]) -> pa.Schema:
@@ -93,7 +98,8 @@ def plain_table(table: pa.Table) -> pa.Table:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"there are two columns {twice[0]!r}; each needs a name of its own")
-    return pa.table({name: table.column(name).cast(_plain_type(name, table.column(name).type)) for name in names})
+    columns = [table.column(name).cast(_plain_type(name, table.column(name).type)) for name in names]
+    return pa.table(columns, names=names)
 
 
 def find_columns(table: pa.Table, given: Mapping[str, str]) -> tuple[Column, ...]:
@@ -144,7 +150,7 @@ def _plain_type(name: str, kind: pa.DataType) -> pa.DataType:
     raise ValueError(f"column {name!r} is of type {kind}; take numbers, texts, truth values, dates or moments")
 
 
-def _found(name: str, values: pa.Array, rows: int) -> tuple[Kind, str]:
+def _found(name: str, values: Values, rows: int) -> tuple[Kind, str]:
     if not len(values):
         return "categorical", "every value is missing"
     kind = values.type
@@ -158,14 +164,14 @@ def _found(name: str, values: pa.Array, rows: int) -> tuple[Kind, str]:
     return _found_number(name, values, distinct)
 
 
-def _found_number(name: str, values: pa.Array, distinct: int) -> tuple[Kind, str]:
+def _found_number(name: str, values: Values, distinct: int) -> tuple[Kind, str]:
     unique = distinct == len(values) and distinct > FEW
     whole = _is_whole(values)
     if whole and unique:
-        bounds = pc.min_max(values).as_py()
+        spread = pc.max(values).as_py() - pc.min(values).as_py()
         if _ID_NAME.search(name):
             return "id", "no two are equal, and its name is a key's"
-        if bounds["max"] - bounds["min"] == distinct - 1:
+        if spread == distinct - 1:
             return "id", "it counts the rows"
     if distinct <= FEW and distinct < len(values):
         return "categorical", f"{distinct} different numbers"
@@ -174,12 +180,13 @@ def _found_number(name: str, values: pa.Array, distinct: int) -> tuple[Kind, str
     return "numeric", "numbers"
 
 
-def _found_text(name: str, values: pa.Array, distinct: int, rows: int) -> tuple[Kind, str]:
+def _found_text(name: str, values: Values, distinct: int, rows: int) -> tuple[Kind, str]:
     if (form := _date_format(values)) is not None:
         return "datetime", f"dates written as {form}"
     if _all_match(values, _GEO):
         return "geo", "latitude, longitude"
-    longest = pc.max(pc.utf8_length(values)).as_py()
+    lengths: Values = pc.utf8_length(values)
+    longest = pc.max(lengths).as_py()
     unique = distinct == len(values) and distinct > FEW
     if unique and (_all_match(values, _UUID) or (_ID_NAME.search(name) and not _any_space(values))):
         return "id", "no two are equal, and they look like keys"
@@ -189,7 +196,7 @@ def _found_text(name: str, values: pa.Array, distinct: int, rows: int) -> tuple[
     return "text", f"{distinct} different texts in {len(values)} rows"
 
 
-def _checked(name: str, kind: str, values: pa.Array) -> Kind:
+def _checked(name: str, kind: str, values: Values) -> Kind:
     """A kind that the job gives, if the values can be of it."""
     number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
     if kind in {"numeric", "integer"} and not number:
@@ -209,26 +216,28 @@ def _checked(name: str, kind: str, values: pa.Array) -> Kind:
     return found[kind]
 
 
-def _is_whole(values: pa.Array) -> bool:
+def _is_whole(values: Values) -> bool:
     if pa.types.is_integer(values.type):
         return True
     finite = pc.all(pc.is_finite(values)).as_py()
     return bool(finite) and bool(pc.all(pc.equal(values, pc.floor(values))).as_py())
 
 
-def _date_format(values: pa.Array) -> str | None:
+def _date_format(values: Values) -> str | None:
     """How dates are written in texts; None where they are no dates."""
     if not pa.types.is_string(values.type) or not len(values):
         return None
     for form, pattern in _DATE_FORMATS:
-        if _all_match(values, pattern) and pc.strptime(values, form, "s", error_is_null=True).null_count == 0:
-            return form
+        if _all_match(values, pattern):
+            moments: Values = pc.strptime(values, form, "s", error_is_null=True)
+            if moments.null_count == 0:
+                return form
     return None
 
 
-def _all_match(values: pa.Array, pattern: str) -> bool:
+def _all_match(values: Values, pattern: str) -> bool:
     return bool(len(values)) and bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())
 
 
-def _any_space(values: pa.Array) -> bool:
+def _any_space(values: Values) -> bool:
     return bool(pc.any(pc.match_substring_regex(values, r"\s")).as_py())

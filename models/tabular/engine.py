@@ -14,6 +14,7 @@ import msgspec
 import pyarrow as pa
 from pydantic import JsonValue
 
+from models.backends.training import Signs
 from models.spec import ModelInfo
 from models.tabular.columns import Column
 from models.training_run import TrainedFiles, TrainingPlace, TrainingRequest
@@ -54,17 +55,6 @@ class TableModel(Protocol):
             ModelError: kind MODEL, code `table_request_invalid`: a column or a value that the model does not know;
                 code `condition_unreachable`: no rows as `where` has them came up.
         """
-        ...
-
-
-class Signs(Protocol):
-    """Hears that a training is alive."""
-
-    away: bool
-    """True while it waits for somebody else, and is not to be judged."""
-
-    def show(self) -> None:
-        """It has made a step."""
         ...
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Final, cast
 
 from models.errors import FailureKind, ModelError
-from models.tabular.engine import TableModel, TableTrainer
+from models.tabular.engine import TableModel, TableTrainer, TabularBackend
 from models.tabular.saved import read_config
 from models.training.settings import FamilyName
+
+TABLE_ENGINE: Final = "table"
+"""What the pool knows all models of tables by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +50,14 @@ FAMILIES: Final[dict[FamilyName, TableFamily]] = {
 }
 
 
+def missing_packages(family: FamilyName) -> tuple[str, ...]:
+    """What a family needs and this Python environment has not."""
+    return tuple(name for name in _family(family).needs if not _is_installed(name))
+
+
 def check_table_engine(family: FamilyName) -> None:
     """Raise ModelError, kind MODEL, where a family cannot be used in this Python environment, or is none of tables."""
-    missing = [name for name in _family(family).needs if not _is_installed(name)]
-    if missing:
+    if missing := missing_packages(family):
         raise ModelError(
             FailureKind.MODEL,
             "engine_not_installed",
@@ -79,12 +86,29 @@ def open_table_model(folder: Path) -> TableModel:
     return cast("Callable[[Path], TableModel]", _named(_family(family).model))(folder)
 
 
+def open_table_backend(folder: Path) -> TabularBackend:
+    """The back-end of a fitted model's folder, `…/NAME/VERSION`; its engine is imported when it is loaded.
+
+    Raises:
+        ModelError: as `open_table_model`.
+    """
+    check_table_engine(read_config(folder).family)
+    from models.backends.tabular import ThreadTabularBackend  # noqa: PLC0415 - only in the process that samples
+
+    return ThreadTabularBackend(folder)
+
+
 def _family(name: FamilyName) -> TableFamily:
     if name not in FAMILIES:
         raise ModelError(
             FailureKind.MODEL, "wrong_kind", f"{name} makes no tables; these families do: {', '.join(FAMILIES)}"
         )
     return FAMILIES[name]
+
+
+def engine_module(family: FamilyName) -> str:
+    """The module that is imported to sample a family's models."""
+    return _family(family).model.partition(":")[0]
 
 
 def _named(place: str) -> object:

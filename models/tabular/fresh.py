@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.errors import FailureKind, ModelError
-from models.tabular.columns import Column
+from models.tabular.columns import Column, Values
 
 MIN_ROWS = 5
 """So many rows must share a pattern, or nothing is told of it."""
@@ -79,13 +79,13 @@ class FreshKeys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 Fresh: TypeAlias = FreshTexts | FreshKeys
 
 
-def learn_fresh(column: Column, values: pa.Array | pa.ChunkedArray) -> Fresh:
+def learn_fresh(column: Column, values: Values) -> Fresh:
     """How values of a `text` or `id` column are made anew.
 
     Raises:
         ModelError: kind MODEL, code `table_not_learnable`: its type has no room for new keys.
     """
-    given = pc.drop_null(values)
+    given: Values = pc.drop_null(values)
     if column.kind == "id":
         return _learn_keys(column, given)
     missing = 1 - len(given) / max(1, len(values))
@@ -103,7 +103,7 @@ def learn_fresh(column: Column, values: pa.Array | pa.ChunkedArray) -> Fresh:
 
 def make_fresh(
     fresh: Fresh, column: Column, *, rows: int, first: int, seed: Sequence[int], complete: bool = False
-) -> pa.Array:
+) -> Values:
     """New values of a column, of its type. The same arguments make the same.
 
     Args:
@@ -122,7 +122,7 @@ def make_fresh(
     return pa.array(texts, type=column.arrow_type, mask=missing)
 
 
-def _learn_keys(column: Column, values: pa.Array) -> FreshKeys:
+def _learn_keys(column: Column, values: Values) -> FreshKeys:
     if pa.types.is_integer(values.type):
         highest = abs(pc.max(values).as_py() or 0)
         start: int = 10 ** len(str(highest))
@@ -144,7 +144,7 @@ def _learn_keys(column: Column, values: pa.Array) -> FreshKeys:
     return FreshKeys(form="plain", prefix=f"SYN{number}-")
 
 
-def _make_keys(fresh: FreshKeys, column: Column, rows: int, first: int, generator: np.random.Generator) -> pa.Array:
+def _make_keys(fresh: FreshKeys, column: Column, rows: int, first: int, generator: np.random.Generator) -> Values:
     if fresh.form == "number":
         return pa.array(range(fresh.start + first, fresh.start + first + rows), type=column.arrow_type)
     if fresh.form == "plain":

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from pydantic import JsonValue
 
 from models.errors import FailureKind, ModelError
-from models.tabular.columns import Column
+from models.tabular.columns import Column, Values
 from models.tabular.engine import TableRequest
 
 INVALID = "table_request_invalid"
@@ -38,7 +38,7 @@ def check_request(request: TableRequest, columns: Sequence[Column]) -> None:
             raise invalid(f"column {name!r} has a fixed value, and cannot be re-balanced as well")
 
 
-def value_array(column: Column, value: JsonValue, rows: int) -> pa.Array:
+def value_array(column: Column, value: JsonValue, rows: int) -> Values:
     """A value as so many rows of its column.
 
     Raises:
@@ -48,11 +48,11 @@ def value_array(column: Column, value: JsonValue, rows: int) -> pa.Array:
     if value is None:
         if not column.nullable:
             raise invalid(f"column {column.name!r} is never missing in the source, so it cannot be asked to be")
-        return pa.nulls(rows, kind)
+        return pa.array([None] * rows, type=kind)
     if not _fits(value, kind):
         raise invalid(f"column {column.name!r} is of type {column.type}, which {value!r} is not")
     try:
-        array = pa.repeat(pa.scalar(value), rows).cast(kind)
+        array: Values = pa.repeat(pa.scalar(value), rows).cast(kind)
         if column.format is not None:
             pc.strptime(array, column.format, "s")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError) as error:
@@ -76,7 +76,7 @@ def _check_shares(column: Column, shares: Mapping[str, float]) -> None:
         raise invalid(f"the shares of column {column.name!r} must lie between 0 and 1, and sum up to 1 at most")
 
 
-def category_texts(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+def category_texts(values: Values) -> Values:
     """Categories as texts: `true`, `3`, `0.5`, as JSON would write them."""
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     return array if pa.types.is_string(array.type) else array.cast(pa.string())

@@ -1,0 +1,112 @@
+"""Columns in bins, so that tables of mixed columns can be compared by shares.
+
+As mostlyai-qa has them, so that accuracies can be set side by side (https://github.com/mostly-ai/mostlyai-qa): ten bins
+of about as many original values each, or the ten most frequent categories, and one for what is missing. A category that
+few original rows share is never named.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from workers.dataset_report.tables import Feature
+
+BINS: Final = 10
+LEAST_SHARED: Final = 5
+"""A category is named in a report if so many original rows share it; an extreme is shown if so many lie beyond it."""
+OTHER: Final = "(other)"
+MISSING: Final = "(missing)"
+_MOST_TRIES: Final = 1000
+_DAY: Final = 86_400.0
+
+Codes = NDArray[np.intp]
+
+
+class Binned(msgspec.Struct, frozen=True, kw_only=True):
+    """A column of several tables in the same bins."""
+
+    feature: Feature
+    labels: tuple[str, ...]
+    codes: tuple[Codes, ...]
+    """Of each table, by row: places in `labels`."""
+
+    def shares(self, table: int) -> NDArray[np.float64]:
+        """The share of a table's rows in each bin."""
+        codes = self.codes[table]
+        return np.bincount(codes, minlength=len(self.labels)) / max(1, len(codes))
+
+
+def bin_feature(feature: Feature, tables: Sequence[pa.Table]) -> Binned:
+    """A feature of several tables in bins that the first of them sets."""
+    values = [table.column(feature.field) for table in tables]
+    if feature.kind == "category":
+        return _bin_categories(feature, values)
+    return _bin_numbers(feature, [column.to_numpy() for column in values])
+
+
+def _bin_categories(feature: Feature, tables: Sequence[pa.ChunkedArray]) -> Binned:
+    counts = {str(entry["values"]): entry["counts"] for entry in pc.value_counts(pc.drop_null(tables[0])).to_pylist()}
+    frequent = sorted(counts, key=lambda value: (-counts[value], value))[:BINS]
+    named = sorted(value for value in frequent if counts[value] >= LEAST_SHARED)
+    labels = (*named, OTHER, MISSING)
+    codes = []
+    for table in tables:
+        places = pc.fill_null(pc.index_in(table, value_set=pa.array(named, pa.string())), len(named))
+        places = pc.if_else(pc.is_null(table), len(named) + 1, places)
+        codes.append(places.to_numpy().astype(np.intp))
+    return Binned(feature=feature, labels=labels, codes=tuple(codes))
+
+
+def _bin_numbers(feature: Feature, tables: Sequence[NDArray[np.float64]]) -> Binned:
+    inner = number_edges(tables[0])
+    write = write_moment if feature.kind == "moment" else write_number
+    labels = [write(edge, inner) for edge in inner]
+    if len(inner):
+        labels = [f"below {labels[0]}", *(f"from {label}" for label in labels)]
+    else:
+        labels = ["(any)"]
+    codes = []
+    for table in tables:
+        places = np.searchsorted(inner, table, side="right")
+        places[np.isnan(table)] = len(labels)
+        codes.append(places.astype(np.intp))
+    return Binned(feature=feature, labels=(*labels, MISSING), codes=tuple(codes))
+
+
+def number_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where one bin ends and the next begins, at most `BINS` - 1 values, rising; neither the least nor the greatest."""
+    there = np.sort(values[~np.isnan(values)])
+    if not len(there):
+        return np.empty(0)
+    distinct = np.unique(there)
+    if len(distinct) <= BINS:
+        return distinct[1:]
+    found = distinct[:1]
+    for tries in range(BINS + 1, _MOST_TRIES):  # values that come often take several quantiles: ask for more of them
+        found = np.unique(there[np.linspace(0, len(there) - 1, tries).astype(np.intp)])
+        if len(found) > BINS:
+            break
+    return found[1:-1][: BINS - 1]
+
+
+def write_number(value: float, beside: NDArray[np.float64]) -> str:
+    """A number with as many digits as tell it from the others, and at least three."""
+    for digits in range(3, 16):
+        if len({f"{other:.{digits}g}" for other in beside}) == len(beside):
+            break
+    return f"{float(f'{value:.{digits}g}'):,.10g}"
+
+
+def write_moment(seconds: float, beside: NDArray[np.float64]) -> str:
+    """A time as a day, or with hours and minutes where the others lie within days of it."""
+    moment = datetime.datetime.fromtimestamp(0, datetime.UTC) + datetime.timedelta(seconds=round(seconds))
+    days = len({other // _DAY for other in beside}) == len(beside)
+    return moment.strftime("%Y-%m-%d" if days else "%Y-%m-%d %H:%M")

@@ -1,0 +1,85 @@
+"""Tables of mixed columns as matrices of numbers: for trees, and for distances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from workers.dataset_report.tables import Feature
+
+MOST_CATEGORIES: Final = 200
+"""Of a column, that trees tell apart; they take 255."""
+MOST_POSITIONS: Final = 40
+"""Categories of a column that distances tell apart; the others count as one."""
+
+Matrix = NDArray[np.float64]
+
+
+def tree_matrices(features: Sequence[Feature], tables: Sequence[pa.Table]) -> list[Matrix]:
+    """Tables of (rows, features): numbers as they are, categories by their frequency in all tables, missing ones NaN."""
+    columns = [_tree_columns(feature, tables) for feature in features]
+    return [
+        np.column_stack([column[place] for column in columns]) if columns else np.empty((table.num_rows, 0))
+        for place, table in enumerate(tables)
+    ]
+
+
+def _tree_columns(feature: Feature, tables: Sequence[pa.Table]) -> list[Matrix]:
+    values = [table.column(feature.field) for table in tables]
+    if feature.kind != "category":
+        return [column.to_numpy() for column in values]
+    frequent = pa.array(_frequent(values, MOST_CATEGORIES), pa.string())
+    columns = []
+    for column in values:
+        codes = pc.fill_null(pc.index_in(column, value_set=frequent), len(frequent))
+        columns.append(pc.if_else(pc.is_null(column), None, codes).to_numpy().astype(np.float64))
+    return columns
+
+
+def distance_matrices(features: Sequence[Feature], tables: Sequence[pa.Table]) -> list[NDArray[np.float32]]:
+    """Tables of (rows, dimensions), in which the square of the Euclidean distance adds up a difference per column.
+
+    That of numbers is the share of all rows that lie between them, squared, so that no scale or outlier rules; that of
+    two categories is 1, of a value and a missing one at least 1 (compare Gower, "A General Coefficient of Similarity
+    and Some of Its Properties", 1971, https://doi.org/10.2307/2528823).
+    """
+    columns = [_distance_columns(feature, tables) for feature in features]
+    return [
+        np.hstack([column[place] for column in columns]) if columns else np.zeros((table.num_rows, 1), np.float32)
+        for place, table in enumerate(tables)
+    ]
+
+
+def _distance_columns(feature: Feature, tables: Sequence[pa.Table]) -> list[NDArray[np.float32]]:
+    values = [table.column(feature.field) for table in tables]
+    if feature.kind == "category":
+        known = _frequent(values, MOST_POSITIONS)
+        columns = []
+        for column in values:
+            codes = pc.fill_null(pc.index_in(column, value_set=pa.array(known, pa.string())), len(known))
+            codes = pc.if_else(pc.is_null(column), len(known) + 1, codes).to_numpy()
+            columns.append(np.eye(len(known) + 2, dtype=np.float32)[codes] / np.float32(np.sqrt(2)))
+        return columns
+    numbers = [column.to_numpy() for column in values]
+    there = np.sort(np.concatenate([column[~np.isnan(column)] for column in numbers]))
+    columns = []
+    for column in numbers:
+        missing = np.isnan(column)
+        # Half-way between the first and the last of the same value, so that equal values have one place.
+        place = np.searchsorted(there, column, side="left") + np.searchsorted(there, column, side="right")
+        place = np.where(missing, 0.5, place / max(1, 2 * len(there)))
+        columns.append(np.column_stack([place, missing]).astype(np.float32))
+    return columns
+
+
+def _frequent(tables: Sequence[pa.ChunkedArray], most: int) -> list[str]:
+    """The values that are most frequent in all tables together, most frequent first, ties by their text."""
+    chunks = [chunk.cast(pa.string()) for table in tables for chunk in table.chunks]
+    counts = pc.value_counts(pc.drop_null(pa.chunked_array(chunks, pa.string()))).to_pylist()
+    ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
+    return [entry["values"] for entry in ordered[:most]]
