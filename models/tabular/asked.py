@@ -8,11 +8,10 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from models.tabular.columns import Column
+from models.tabular.columns import Column, Values
 from models.tabular.encoding import ColumnCode, Place, Rows, TableEncoding
 from models.tabular.engine import TableRequest
 from models.tabular.heads import Codes, Levels, Modes
@@ -34,8 +33,17 @@ class Asked:
     """By a head's place, the plain number of all rows."""
     barred: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """By a head's place, codes that no row may have."""
-    set: dict[str, pa.Array] = field(default_factory=dict)
+    set: dict[str, Values] = field(default_factory=dict)
     """By name, columns that are not drawn."""
+
+    def wanted(self, encoding: TableEncoding, which: NDArray[np.int64]) -> dict[int, Codes]:
+        """By a head's place, the codes of the rows of these numbers; of a number, the mode that it is likeliest in."""
+        codes = {place: codes[which] for place, codes in self.codes.items()}
+        for place, number in self.numbers.items():
+            head = encoding.heads[place]
+            assert isinstance(head, Modes)  # noqa: S101  # only they have numbers
+            codes[place] = np.full(len(which), head.likeliest(number), dtype=np.int64)
+        return codes
 
     def fulfilled(self, encoding: TableEncoding, rows: Rows, which: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each row is as the one of this number (of `which`) shall be."""
@@ -77,7 +85,9 @@ def understand(request: TableRequest, encoding: TableEncoding) -> Asked:
 
 def _barred(request: TableRequest, encoding: TableEncoding) -> dict[int, tuple[int, ...]]:
     """Rare categories, and missing values where none shall be."""
-    barred = {place: (head.rare_code,) for place, head in enumerate(encoding.heads) if head.rare_code is not None}
+    barred: dict[int, tuple[int, ...]] = {
+        place: (head.rare_code,) for place, head in enumerate(encoding.heads) if head.rare_code is not None
+    }
     places = encoding.head_places()
     for column, code in zip(encoding.columns, encoding.codes, strict=True):
         if column.name in request.impute and column.name in places:
@@ -125,7 +135,8 @@ def _shares(head: Levels, name: str, given: Mapping[str, float], barred: tuple[i
         shares[code] = share
     if not shares.sum():
         raise invalid(f"the shares of column {name!r} leave no value that a row could have")
-    return shares / shares.sum()
+    shares /= shares.sum()
+    return shares
 
 
 def _balanced(shares: NDArray[np.float64], rows: int, draws: np.random.Generator) -> Codes:
@@ -136,6 +147,6 @@ def _balanced(shares: NDArray[np.float64], rows: int, draws: np.random.Generator
     return draws.permutation(np.repeat(np.arange(len(shares)), counts))
 
 
-def _text(values: pa.Array) -> str:
-    text: str = pc.cast(values, pa.string())[0].as_py()
+def _text(values: Values) -> str:
+    text: str = values.cast(pa.string())[0].as_py()
     return text

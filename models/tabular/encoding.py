@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.tabular.columns import Column, plain_table, table_schema
+from models.tabular.columns import Column, Values, plain_table, table_schema
 from models.tabular.fresh import FreshKeys, FreshTexts, learn_fresh, make_fresh
 from models.tabular.heads import FEW, Codes, Head, Levels, Modes, Scalars, find_levels, find_modes
 
@@ -91,7 +91,9 @@ class TableEncoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                     coded, within = head.encode(part, named, draws)
                     codes.append(coded)
                     scalars.append(within)
-        return Rows(_beside(codes, table.num_rows, np.int64), _beside(scalars, table.num_rows, np.float32))
+        if not codes:
+            return Rows(np.zeros((table.num_rows, 0), np.int64), np.zeros((table.num_rows, 0), np.float32))
+        return Rows(np.stack(codes, 1), np.stack(scalars, 1))
 
     def decode(self, rows: Rows, *, first: int, seed: int, impute: Iterable[str] = ()) -> pa.Table:
         """A table from rows; texts are drawn from `seed`, keys made of the rows' numbers from `first` on.
@@ -109,19 +111,19 @@ class TableEncoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 arrays.append(self._modelled(code, column, rows, places[column.name]))
         return pa.Table.from_arrays(arrays, schema=table_schema(self.columns))
 
-    def decode_column(self, name: str, rows: Rows) -> pa.Array:
+    def decode_column(self, name: str, rows: Rows) -> Values:
         """One column that is modelled."""
         [at] = [place for place, column in enumerate(self.columns) if column.name == name]
         return self._modelled(self.codes[at], self.columns[at], rows, self.head_places()[name])
 
     @staticmethod
-    def _modelled(code: ColumnCode, column: Column, rows: Rows, place: int) -> pa.Array:
+    def _modelled(code: ColumnCode, column: Column, rows: Rows, place: int) -> Values:
         if isinstance(code, Levels):
             return code.decode(rows.codes[:, place], column)
         if isinstance(code, Modes):
             return code.decode(rows.codes[:, place], rows.scalars[:, place], column)
         assert isinstance(code, Place)  # noqa: S101  # the others are not modelled
-        axes = [
+        axes: list[Values] = [
             modes.decode(rows.codes[:, at], rows.scalars[:, at], _axis(column)).cast(pa.string())
             for at, modes in enumerate((code.latitude, code.longitude), place)
         ]
@@ -135,7 +137,7 @@ def find_encoding(table: pa.Table, columns: Sequence[Column], seed: int) -> Tabl
     return TableEncoding(columns=tuple(columns), codes=tuple(codes))
 
 
-def _find_code(values: pa.Array, column: Column, seed: int) -> ColumnCode:
+def _find_code(values: Values, column: Column, seed: int) -> ColumnCode:
     kind = column.kind
     if kind in {"id", "text"}:
         return learn_fresh(column, values)
@@ -165,7 +167,7 @@ def _heads_of(code: ColumnCode) -> tuple[Head, ...]:
             return ()
 
 
-def _parts(values: pa.Array, code: ColumnCode, column: Column) -> list[tuple[pa.Array, Head, Column]]:
+def _parts(values: Values, code: ColumnCode, column: Column) -> list[tuple[Values, Head, Column]]:
     """The values that each head of a column encodes."""
     if isinstance(code, Place):
         axes = _axes(values)
@@ -173,8 +175,8 @@ def _parts(values: pa.Array, code: ColumnCode, column: Column) -> list[tuple[pa.
     return [(_present(values), head, column) for head in _heads_of(code)]
 
 
-def _axes(values: pa.Array) -> list[pa.Array]:
-    found = pc.extract_regex(values, _PLACE)
+def _axes(values: Values) -> list[Values]:
+    found: Values = pc.extract_regex(values, _PLACE)
     return [pc.if_else(pc.is_null(found), None, found.field(axis)).cast(pa.float64()) for axis in _AXES]
 
 
@@ -182,14 +184,8 @@ def _axis(column: Column) -> Column:
     return Column(name=column.name, kind="numeric", type="double")
 
 
-def _present(values: pa.Array) -> pa.Array:
+def _present(values: Values) -> Values:
     """The values, with null for numbers that are not finite."""
     if not pa.types.is_floating(values.type):
         return values
     return pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
-
-
-def _beside(
-    columns: Sequence[NDArray[np.int64] | NDArray[np.float32]], rows: int, kind: type[np.generic]
-) -> NDArray[np.generic]:
-    return np.stack(columns, 1) if columns else np.zeros((rows, 0), kind)

@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import BayesianGaussianMixture
+from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]  # it has none
+from sklearn.mixture import BayesianGaussianMixture  # type: ignore[import-untyped]  # it has none
 
-from models.tabular.columns import Column
-from models.tabular.scales import Scale, find_scale
+from models.tabular.columns import Column, Values
+from models.tabular.scales import Scale, find_scale, is_missing
 
 LEAST: Final = 5
 """Rows that must share a value before it is shown."""
@@ -73,26 +73,26 @@ class Levels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """The code that is never sampled; None where no value is rare."""
         return len(self.values) if self.rare else None
 
-    def encode(self, values: pa.Array) -> Codes:
+    def encode(self, values: Values) -> Codes:
         """The code of each value."""
         kept = pa.array(self.values, pa.string()).cast(values.type)
         if self.nearest and len(kept):
             codes = self._nearest(values, kept)
         else:
-            found = pc.index_in(values, value_set=kept, skip_nulls=True)
+            found: Values = pc.index_in(values, value_set=kept, skip_nulls=True)
             codes = found.fill_null(len(self.values)).to_numpy().astype(np.int64)
         if self.missing:
-            codes[_missing(values)] = self.width - 1
+            codes[is_missing(values)] = self.width - 1
         return codes
 
-    def decode(self, codes: Codes, column: Column) -> pa.Array:
+    def decode(self, codes: Codes, column: Column) -> Values:
         """Values of the column's type; a rare code is an error of the caller."""
         assert self.rare_code is None or not (codes == self.rare_code).any()  # noqa: S101  # it would give one away
-        places = pa.array(codes, mask=codes >= len(self.values))
+        places: Values = pa.array(codes, mask=codes >= len(self.values))
         return pa.array(self.values, pa.string()).cast(column.arrow_type).take(places)
 
     @staticmethod
-    def _nearest(values: pa.Array, kept: pa.Array) -> Codes:
+    def _nearest(values: Values, kept: Values) -> Codes:
         numbers, targets = _floats(values), _floats(kept)
         order = np.argsort(targets)
         between = (targets[order][1:] + targets[order][:-1]) / 2
@@ -112,6 +112,8 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     high: float
     """What is made lies between these."""
     missing: bool = False
+    counts: tuple[int, ...] = ()
+    """Rows of each code."""
 
     @property
     def width(self) -> int:
@@ -128,16 +130,14 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """None: numbers have none."""
         return None
 
-    def encode(self, values: pa.Array, column: Column, draws: np.random.Generator) -> tuple[Codes, Scalars]:
+    def encode(self, values: Values, column: Column, draws: np.random.Generator) -> tuple[Codes, Scalars]:
         """The code of each value, drawn from the modes' probabilities, and the scalar in its mode (0 outside one)."""
         numbers = self.scale.numbers(values, column)
         absent = np.isnan(numbers)
         clipped = np.clip(np.where(absent, self.low, numbers), self.low, self.high)
         codes, scalars = np.zeros(len(clipped), np.int64), np.zeros(len(clipped), np.float32)
         if self.means:
-            means, spreads = np.array(self.means), np.array(self.spreads)
-            off = (clipped[:, None] - means) / spreads
-            likely = np.log(self.weights) - np.log(spreads) - off**2 / 2 - np.where(np.abs(off) > REACH, 1e6, 0.0)
+            off, likely = self._likely(clipped)
             codes = (likely + draws.gumbel(size=likely.shape)).argmax(1)
             scalars = np.clip(off[np.arange(len(codes)), codes] / REACH, -1, 1).astype(np.float32)
         for number, point in enumerate(self.points, len(self.means)):
@@ -147,7 +147,20 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         scalars[codes >= len(self.means)] = 0.0
         return codes, scalars
 
-    def decode(self, codes: Codes, scalars: Scalars, column: Column) -> pa.Array:
+    def likeliest(self, number: float) -> int:
+        """The code that a number most likely has."""
+        if number in self.points or not self.means:
+            return len(self.means) + (self.points.index(number) if number in self.points else 0)
+        return int(self._likely(np.array([number]))[1].argmax())
+
+    def _likely(self, numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How many deviations each number is off each mode, and the logarithm of how likely it is there."""
+        means, spreads = np.array(self.means), np.array(self.spreads)
+        off = (numbers[:, None] - means) / spreads
+        too_far = np.where(np.abs(off) > REACH, 1e6, 0.0)
+        return off, np.log(self.weights) - np.log(spreads) - off**2 / 2 - too_far
+
+    def decode(self, codes: Codes, scalars: Scalars, column: Column) -> Values:
         """Values of the column's type, on its grid and within its range."""
         return self.scale.values(self.numbers(codes, scalars), column)
 
@@ -162,7 +175,7 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 Head: TypeAlias = Levels | Modes
 
 
-def find_levels(values: pa.Array, *, nearest: bool = False) -> Levels | None:
+def find_levels(values: Values, *, nearest: bool = False) -> Levels | None:
     """The categories of a column; None where no value is in `LEAST` rows, and so none can be shown."""
     present = values.drop_null()
     counted = sorted(
@@ -186,14 +199,24 @@ def find_levels(values: pa.Array, *, nearest: bool = False) -> Levels | None:
     )
 
 
-def find_modes(values: pa.Array, column: Column, seed: int) -> Modes:
+def find_modes(values: Values, column: Column, seed: int) -> Modes:
     """The modes of a column of numbers. `seed` draws the rows that they are found from."""
     scale = find_scale(values, column)
     numbers = scale.numbers(values, column)
     present = np.sort(numbers[~np.isnan(numbers)])
     missing = len(present) < len(numbers)
     if not len(present):
-        return Modes(scale=scale, means=(), spreads=(), weights=(), points=(), low=0.0, high=0.0, missing=True)
+        return Modes(
+            scale=scale,
+            means=(),
+            spreads=(),
+            weights=(),
+            points=(),
+            low=0.0,
+            high=0.0,
+            missing=True,
+            counts=(len(values),),
+        )
     place = min(LEAST - 1, (len(present) - 1) // 2)
     low, high = float(present[place]), float(present[len(present) - 1 - place])
     clipped = np.clip(present, low, high)
@@ -204,7 +227,7 @@ def find_modes(values: pa.Array, column: Column, seed: int) -> Modes:
         points = [low]
     rest = clipped[~np.isin(clipped, points)]
     means, spreads, weights = _mixture(rest, seed) if len(rest) else ((), (), ())
-    return Modes(
+    found = Modes(
         scale=scale,
         means=means,
         spreads=spreads,
@@ -214,6 +237,8 @@ def find_modes(values: pa.Array, column: Column, seed: int) -> Modes:
         high=high,
         missing=missing,
     )
+    codes, _ = found.encode(values, column, np.random.default_rng(seed))
+    return msgspec.structs.replace(found, counts=tuple(np.bincount(codes, minlength=found.width).tolist()))
 
 
 def _mixture(numbers: NDArray[np.float64], seed: int) -> tuple[tuple[float, ...], ...]:
@@ -239,17 +264,12 @@ def _mixture(numbers: NDArray[np.float64], seed: int) -> tuple[tuple[float, ...]
     )
 
 
-def _counted(values: pa.Array) -> tuple[pa.Array, pa.Array]:
+def _counted(values: Values) -> tuple[Values, Values]:
     """Values as texts, and how many rows have each."""
     counted = pc.value_counts(values)
     return counted.field("values").cast(pa.string()), counted.field("counts")
 
 
-def _floats(values: pa.Array) -> NDArray[np.float64]:
+def _floats(values: Values) -> NDArray[np.float64]:
     numbers: NDArray[np.float64] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return numbers
-
-
-def _missing(values: pa.Array) -> NDArray[np.bool_]:
-    missing: NDArray[np.bool_] = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)
-    return missing

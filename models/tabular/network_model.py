@@ -81,7 +81,7 @@ class NetworkModel:
     def _candidates(
         self, asked: Asked, which: NDArray[np.int64], request: TableRequest, generator: torch.Generator
     ) -> Rows:
-        wanted = {place: torch.from_numpy(codes[which]) for place, codes in asked.codes.items()}
+        wanted = {place: torch.from_numpy(codes) for place, codes in asked.wanted(self._encoding, which).items()}
         codes, scalars = self._network.draw(len(which), wanted, asked.barred, request.temperature, generator)
         return Rows(codes.numpy(), scalars.numpy())
 

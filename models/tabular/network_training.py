@@ -13,11 +13,11 @@ from typing import ClassVar, Final
 
 import torch
 
+from models.backends.training import Signs
 from models.backends.training_engine import TrainingRun, TrainingStoppedError
 from models.errors import FailureKind, ModelError
 from models.tabular.cards import TableAbout, table_card
 from models.tabular.encoding import Rows, TableEncoding, find_encoding
-from models.tabular.engine import Signs
 from models.tabular.gan import TableGan
 from models.tabular.network_model import network_files
 from models.tabular.networks import TableSubject, kept_encoding

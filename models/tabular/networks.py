@@ -151,8 +151,8 @@ def drawn_codes(
         for code in codes:
             logits[:, layout.starts[place] + code] = -torch.inf
     logits.div_(temperature).add_(gumbel(tuple(logits.shape), generator))
-    codes = [head.argmax(1) for head in layout.each(logits)]
-    return torch.stack(codes, 1) if codes else torch.zeros(len(logits), 0, dtype=torch.long)
+    drawn = [head.argmax(1) for head in layout.each(logits)]
+    return torch.stack(drawn, 1) if drawn else torch.zeros(len(logits), 0, dtype=torch.long)
 
 
 def cross_entropy(layout: Layout, logits: Tensor, codes: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.tabular.columns import Column
+from models.tabular.columns import Column, Values
 
 MOST_DECIMALS: Final = 9
 """Fractions with more decimals than these are not rounded."""
@@ -33,24 +33,24 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     decimals: int | None = None
     """Of fractions; None where they are not rounded."""
 
-    def numbers(self, values: pa.Array, column: Column) -> NDArray[np.float64]:
+    def numbers(self, values: Values, column: Column) -> NDArray[np.float64]:
         """Plain numbers; NaN where a value is missing or not finite."""
         if self.whole:
             counts = (_counts(values, column).fill_null(0).to_numpy() - self.offset) / self.step
         else:
             counts = values.cast(pa.float64()).to_numpy(zero_copy_only=False).copy()
         numbers: NDArray[np.float64] = counts.astype(np.float64)
-        numbers[pc.is_null(values).to_numpy(zero_copy_only=False) | ~np.isfinite(numbers)] = np.nan
+        numbers[is_missing(values) | ~np.isfinite(numbers)] = np.nan
         return numbers
 
-    def values(self, numbers: NDArray[np.float64], column: Column) -> pa.Array:
+    def values(self, numbers: NDArray[np.float64], column: Column) -> Values:
         """Values of the column's type; missing where a number is NaN."""
         missing = np.isnan(numbers)
         if not self.whole:
             rounded = numbers if self.decimals is None else np.round(numbers, self.decimals)
             return pa.array(rounded, mask=missing).cast(column.arrow_type)
         steps = np.rint(np.where(missing, 0.0, numbers)).astype(np.int64)
-        counts = pa.array(self.offset + self.step * steps, mask=missing)
+        counts: Values = pa.array(self.offset + self.step * steps, mask=missing)
         if column.format is not None:
             return pc.strftime(counts.cast(pa.timestamp("s")), column.format)
         if pa.types.is_date32(column.arrow_type):
@@ -58,7 +58,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return counts.cast(column.arrow_type)
 
 
-def find_scale(values: pa.Array, column: Column) -> Scale:
+def find_scale(values: Values, column: Column) -> Scale:
     """The scale of a column's values, which are of its type."""
     if is_whole(column):
         counts = pc.unique(_counts(values, column).drop_null()).to_numpy()
@@ -68,6 +68,13 @@ def find_scale(values: pa.Array, column: Column) -> Scale:
         return Scale(whole=True, offset=offset, step=int(np.gcd.reduce(counts - offset)) or 1)
     numbers = pc.unique(values.drop_null()).cast(pa.float64()).to_numpy()
     return Scale(whole=False, decimals=_decimals(numbers[np.isfinite(numbers)], column))
+
+
+def is_missing(values: Values) -> NDArray[np.bool_]:
+    """Which values are missing."""
+    found: Values = pc.is_null(values, nan_is_null=True)
+    missing: NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
+    return missing
 
 
 def is_whole(column: Column) -> bool:
@@ -80,7 +87,7 @@ def is_whole(column: Column) -> bool:
     )
 
 
-def _counts(values: pa.Array, column: Column) -> pa.Array:
+def _counts(values: Values, column: Column) -> Values:
     if column.format is not None:
         return pc.strptime(values, column.format, "s").cast(pa.int64())
     if pa.types.is_date32(values.type):

@@ -153,7 +153,7 @@ class TabularGanOptions(TableOptions):
     """Of the generator's layers."""
     critic_widths: Annotated[tuple[Annotated[int, Field(ge=4)], ...], Field(min_length=1)] = (256, 256)
     """Of the critic's layers."""
-    pac: Annotated[int, Field(ge=1)] = 8
+    pac: Annotated[int, Field(ge=1)] = 4
     """Rows that the critic sees at once; the batch is a multiple of it."""
 
 
