@@ -48,8 +48,6 @@ class TrainedModels:
             StoreError: the store cannot be reached.
         """
         found = self._look_up(asked)
-        if found is not None and found.is_table:
-            raise UnknownModelError(f"{asked!r} makes tables; set kind: tabular", "wrong_kind")
         if found is not None and found.base is not None:
             where = "adapter" if found.is_text else "image.loras"
             raise UnknownModelError(f"{asked!r} is an adapter of {found.base!r}; name it under {where}", "wrong_kind")
@@ -96,24 +94,6 @@ class TrainedModels:
             return found
         near, trained = self._others(asked, ())
         raise UnknownModelError(f"there is no adapter {asked!r}{near}{trained}", "unknown_adapter")
-
-    def find_table(self, asked: str) -> TrainedModel:
-        """The model of tables `NAME@VERSION`, or the newest version of `NAME`.
-
-        Raises:
-            UnknownModelError: there is none, or it is a model of something else.
-            StoreError: the store cannot be reached.
-        """
-        found = self._look_up(asked)
-        if found is not None and not found.is_table:
-            raise UnknownModelError(f"{asked!r} makes no tables; give one that was fitted to a table", "wrong_kind")
-        if found is not None:
-            return found
-        near, trained = self._others(asked, ())
-        raise UnknownModelError(
-            f"there is no model of tables {asked!r}{near}{trained}; a job of kind train with a family such as "
-            "tabular-argn makes one"
-        )
 
     def _look_up(self, asked: str) -> TrainedModel | None:
         name, _, version = asked.partition("@")

@@ -74,8 +74,10 @@ def _parquet(tables: Iterator[pa.Table]) -> Iterator[bytes]:
     writer: pq.ParquetWriter | None = None
     try:
         for table in tables:
-            writer = writer or pq.ParquetWriter(pa.PythonFile(sink, "w"), table.schema, compression="zstd")
-            writer.write_table(table.cast(writer.schema))
+            if writer is None:
+                schema = table.schema
+                writer = pq.ParquetWriter(pa.PythonFile(sink, "w"), schema, compression="zstd")
+            writer.write_table(table.cast(schema))
             yield sink.drain()
     finally:
         if writer is not None:

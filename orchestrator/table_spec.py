@@ -134,11 +134,10 @@ class DatasetFields(BaseModel):
 
 def blocks_of(table: object) -> dict[str, Any]:
     """The source of a job that samples a table, as it was written: its items are the numbers of the blocks."""
-    rows = table.get("rows") if isinstance(table, dict) else None
-    block = table.get("block", BLOCK_ROWS) if isinstance(table, dict) else BLOCK_ROWS
-    known = all(isinstance(number, int) and number > 0 for number in (rows, block))
-    # What is wrong with them is told where they are checked.
-    return {"count": -(-rows // block) if known else 1}
+    rows, block = (table.get("rows"), table.get("block", BLOCK_ROWS)) if isinstance(table, dict) else (None, None)
+    if not (isinstance(rows, int) and isinstance(block, int) and rows > 0 and block > 0):
+        return {"count": 1}  # what is wrong with them is told where they are checked
+    return {"count": math.ceil(rows / block)}
 
 
 def refuse_dataset_fields(fields: DatasetFields, kind: str) -> None:

@@ -124,8 +124,8 @@ class Utility(Figures, frozen=True, kw_only=True):
     synthetic: Score
     real: Score
     ratio: float | None
-    """(synthetic - baseline) / (real - baseline), of the fits' mean guesses, not below 0; None where the real rows teach
-    nothing either."""
+    """(synthetic - baseline) / (real - baseline), of the fits' mean guesses, not below 0; None where the real rows
+    teach nothing either."""
     ratio_low: float | None
     ratio_high: float | None
     """Of 95 in 100 draws of the held-out rows."""
@@ -138,18 +138,19 @@ class Closeness(Figures, frozen=True, kw_only=True):
     """Distances of the dataset's rows to the closest training row and to the closest held-out row."""
 
     share: float
-    """Share of rows closer to a training row, ties counted half, of as many training as held-out rows."""
+    """Share of rows closer to a training row, as if there were as many held-out rows; 0.5 is chance."""
     error: float
     """Standard error of the share, were training and held-out rows no different."""
     median_training: float
     median_holdout: float
     low_training: float
     low_holdout: float
-    """The 5th percentiles."""
+    """The 5th percentiles. These and the curve are of as many training as held-out rows."""
     rows: int
     """Of the dataset, that were measured."""
-    references: int
-    """Training rows, and held-out rows."""
+    training_rows: int
+    holdout_rows: int
+    """To which they were."""
     curve: Curve
     """`original`: distances to held-out rows. `synthetic`: distances to training rows."""
 

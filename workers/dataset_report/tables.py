@@ -107,7 +107,7 @@ class Tables:
         """Make a table known under a name, and count its rows.
 
         Raises:
-            ValueError: a column that the report is to read is not in the files, or they have one that it is not told of.
+            ValueError: a column that the report is to read is not in the files, or they have one it is not told of.
         """
         relation = self.database.read_parquet([str(file) for file in files])
         known = dict(zip(_column_names(files), relation.columns, strict=True))
@@ -134,17 +134,21 @@ class Tables:
         """At most so many rows of a table, in its order; the same ones for the same seed."""
         fields = ", ".join(feature.field for feature in self.features)
         if self.rows[name] <= limit:
-            return self.database.sql(f"SELECT {fields} FROM {name}").to_arrow_table()  # noqa: S608
+            return self._table(f"SELECT {fields} FROM {name}")  # noqa: S608
         chosen = np.random.default_rng(seed).choice(self.rows[name], limit, replace=False) + 1
-        numbers = pa.table({"number": np.sort(chosen)})
+        numbers = pa.table({"number": pa.array(np.sort(chosen))})
         self.database.register("chosen", numbers)
         try:
-            return self.database.sql(
+            return self._table(
                 f"WITH numbered AS (SELECT {fields}, row_number() OVER () AS number FROM {name})"  # noqa: S608
                 f" SELECT {fields} FROM numbered SEMI JOIN chosen USING (number) ORDER BY number"
-            ).to_arrow_table()
+            )
         finally:
             self.database.unregister("chosen")
+
+    def _table(self, query: str) -> pa.Table:
+        found: pa.Table = self.database.sql(query).to_arrow_table()
+        return found
 
     def _column_types(self, template: Sequence[Path]) -> dict[str, str]:
         relation = self.database.read_parquet([str(file) for file in template])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from workers.table_accept.expressions import SETTINGS
@@ -33,7 +34,7 @@ class LocalRules:
         """Give back what the connection holds."""
         self._connection.close()
 
-    def mask(self, table: pa.Table) -> tuple[pa.Array, dict[str, int]]:
+    def mask(self, table: pa.Table) -> tuple[pa.BooleanArray, dict[str, int]]:
         """Which rows break no rule, and by rule how many rows break it.
 
         Raises:
@@ -46,13 +47,7 @@ class LocalRules:
             verdicts = self._connection.execute(self._query).fetchnumpy()
         finally:
             self._connection.unregister("candidates")
-        columns = list(verdicts.values())
-        accepted = columns[0]
-        for column in columns[1:]:
-            accepted = accepted & column
-        rejected = {
-            rule.shown: count
-            for rule, column in zip(self._rules, columns, strict=True)
-            if (count := int((~column).sum()))
-        }
-        return pa.array(accepted), rejected
+        columns = np.array(list(verdicts.values()), dtype=bool)
+        broken = (~columns).sum(axis=1).tolist()
+        rejected = {rule.shown: count for rule, count in zip(self._rules, broken, strict=True) if count}
+        return pa.array(columns.all(axis=0)), rejected
