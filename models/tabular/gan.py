@@ -37,8 +37,6 @@ from models.training.settings import TabularGanOptions, TrainingSettings
 SOFTNESS: Final = 0.2
 """Temperature of the Gumbel softmax."""
 PENALTY: Final = 10.0
-SLOWER: Final = 0.3
-"""Of the learning rate that is set: the penalty bears no more, and the same setting serves other families."""
 DROPPED: Final = 0.2
 """The share of the critic's features that it does without, each time."""
 
@@ -173,7 +171,7 @@ class TableGan(TableSubject):
         self._layout, self._conditions = self.current.layout, self.current.conditions
         self._critic = _Critic(self._layout.size + self._conditions.size, options)
         self._index = _Index(rows, self._conditions)
-        rate = SLOWER * settings.learning_rate
+        rate = settings.learning_rate
         self._generator_optimizer = Adam(self.current.parameters(), lr=rate, betas=(0.5, 0.9), weight_decay=1e-6)
         self._critic_optimizer = Adam(self._critic.parameters(), lr=rate, betas=(0.5, 0.9))
 
