@@ -121,7 +121,7 @@ class Studio:
     async def _run(self, task: ShardTask, execution: str) -> Part:
         run = Execution(task, execution, self.services.store, screen=self.screen, credentials=self.credentials)
         run.granted.set()
-        judges = task.work.accept is not None or task.work.report is not None
+        judges = task.work.pass_over is not None or task.work.report is not None
         backend = DatasetEngine() if judges else self.open_backend()
         try:
             return await run.run(backend, await backend.load())

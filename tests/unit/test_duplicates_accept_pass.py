@@ -21,7 +21,24 @@ from workers.duplicates.signatures import SignatureCache
 from workers.duplicates.texts import PartTexts, normalised
 
 NO_ROWS = np.empty(0, np.int64)
-WORDS = "my parcel is late red blue kettle jacket the a broken lost refund please today never".split()
+WORDS = [
+    "my",
+    "parcel",
+    "is",
+    "late",
+    "red",
+    "blue",
+    "kettle",
+    "jacket",
+    "the",
+    "a",
+    "broken",
+    "lost",
+    "refund",
+    "please",
+    "today",
+    "never",
+]
 
 
 def _parts(texts: Sequence[tuple[int, str]], cuts: Sequence[int], job: str = "") -> list[PartTexts]:

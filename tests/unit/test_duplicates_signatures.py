@@ -50,7 +50,23 @@ def test_case_and_punctuation_leave_a_signature_as_it_is() -> None:
 
 
 def test_agreement_estimates_the_common_share() -> None:
-    words = "red blue green small large warm cold soft hard plain kettle jacket lamp table chair".split()
+    words = [
+        "red",
+        "blue",
+        "green",
+        "small",
+        "large",
+        "warm",
+        "cold",
+        "soft",
+        "hard",
+        "plain",
+        "kettle",
+        "jacket",
+        "lamp",
+        "table",
+        "chair",
+    ]
     rng = np.random.default_rng(3)
     errors = []
     for changed in range(60):

@@ -112,7 +112,7 @@ class Likeness:
         if texts.bands is None:
             return True
         keys = texts.bands.of(mask).keys
-        sizes = np.diff(np.flatnonzero(np.append(np.diff(keys, prepend=~keys[:1]) != 0, True)))  # noqa: FBT003 - an end
+        sizes = np.diff(np.flatnonzero(np.append(np.diff(keys, prepend=~keys[:1]) != 0, True)))
         return int((sizes * (sizes - 1) // 2).sum()) <= most
 
     def told(self, asked: Signatures, known: Signatures) -> list[tuple[RuleName, float]]:

@@ -114,7 +114,7 @@ def _shingles(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.uint6
     owner = np.cumsum(codes == ord("\n")) - 1
     letters = kinds != _SEPARATOR
     # Of what separates words one sign is kept, the one before a word: it stands for a space.
-    kept = letters | np.append(letters[1:], False)  # noqa: FBT003 - the last character precedes nothing
+    kept = letters | np.append(letters[1:], False)
     bare = np.bincount(owner, letters, len(texts)) == 0
     if bare.any():
         kept |= bare[owner] & (codes != ord("\n"))
