@@ -12,11 +12,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from models.errors import FailureKind, ModelError
 from models.spec import Message, ModelInfo
 from models.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from models.tabular.columns import Column
 
 Dataset: TypeAlias = Literal["fashion-mnist"]
 DATASETS: Final[tuple[Dataset, ...]] = ("fashion-mnist",)
@@ -62,6 +67,21 @@ class TextData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TableData:
+    """A table that a model of tables is fitted to: what was held out is not in it."""
+
+    table: pa.Table
+    """As `models.tabular.columns.plain_table` leaves it."""
+    columns: tuple[Column, ...]
+    """Its columns, in its order."""
+    name: str
+    """Of the file, for the model's card."""
+    license: str
+    held_out: int = 0
+    """Rows that were held out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Base:
     """The model that an adapter is trained for."""
 
@@ -79,7 +99,7 @@ class TrainingRequest:
     """The name that the model will have, for its card."""
     settings: TrainingSettings
     """`minutes` bounds all of the time, that of earlier executions included."""
-    data: TrainingData | TextData
+    data: TrainingData | TextData | TableData
     base: Base | None = None
     """Of an adapter; None trains a model from nothing."""
     event_folder: Path
@@ -135,6 +155,8 @@ class TrainedFiles:
     """That it was trained on."""
     rows: int = 0
     """That it was trained on."""
+    columns: Sequence[Column] = ()
+    """Of a model of tables."""
     base: str | None = None
     """Of an adapter: the model that it changes."""
     base_revision: str | None = None

@@ -27,6 +27,7 @@ READ_SECONDS = 60.0
 RECONNECT_SECONDS = 30.0
 """How long a watcher tries to come back to a service that has gone."""
 CHUNK = 1 << 20
+RECORDS_AT_ONCE = 1000
 Action = Literal["cancel", "pause", "resume", "retry"]
 ResultFormat = Literal["jsonl", "csv", "parquet"]
 
@@ -63,6 +64,13 @@ class Page(msgspec.Struct, frozen=True):
     has_more: bool
 
 
+class ModelColumn(msgspec.Struct, frozen=True):
+    """A column of a model of tables, as far as it is shown."""
+
+    name: str
+    kind: str
+
+
 class ModelEntry(msgspec.Struct, frozen=True):
     """A model as the service lists it."""
 
@@ -81,6 +89,9 @@ class ModelEntry(msgspec.Struct, frozen=True):
     engines: tuple[str, ...] = ()
     base: str | None = None
     """Of an adapter: the model that it changes."""
+    columns: tuple[ModelColumn, ...] = ()
+    """Of a model of tables."""
+    rows: int = 0
 
 
 class _Problem(msgspec.Struct):
@@ -189,6 +200,20 @@ class Client:
         """All results, as a file in chunks."""
         with self._stream(f"{_job_path(job_id)}/results/content", params={"format": form}) as answer:
             yield from answer.iter_bytes(CHUNK)
+
+    def records(self, job_id: str) -> Iterator[bytes]:
+        """The records of all items, a line each: of a table they name its blocks."""
+        after: int | None = None
+        while True:
+            page = self.results(job_id, after=after, limit=RECORDS_AT_ONCE)
+            yield b"".join(msgspec.json.encode(record) + b"\n" for record in page.data)
+            if page.next_after is None or not page.has_more:
+                return
+            after = page.next_after
+
+    def report(self, job_id: str, form: Literal["html", "json"]) -> bytes:
+        """The report on the dataset that a job has made."""
+        return self._send("GET", f"{_job_path(job_id)}/report", params={"format": form}).content
 
     def image(self, job_id: str, name: str) -> bytes:
         """An image that a record of the job names, by the last part of its key."""

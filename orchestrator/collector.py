@@ -156,7 +156,7 @@ class Collector:
             for key in losing:
                 self._store.delete(key)
             deleted += len(losing)
-        if ended.kind in {"image", "audio"}:
+        if ended.kind in {"image", "audio", "tabular"}:
             deleted += self._sweep_files(ended)
         if ended.kind == "train":
             deleted += sweep_training(self._engine, self._store, ended.job, ended.generation)
@@ -166,7 +166,7 @@ class Collector:
         return deleted
 
     def _sweep_files(self, ended: Ended) -> int:
-        """Delete the images and sounds of a job that no record names."""
+        """Delete the images, sounds and blocks of rows of a job that no record names."""
         deleted = 0
         for prefix in files_prefixes(ended.job):
             for keys in listed(self._store, prefix):

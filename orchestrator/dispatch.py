@@ -31,7 +31,7 @@ from orchestrator.speeds import (
     slowest_running,
 )
 from orchestrator.tables import Execution, Job, Shard
-from workers.contracts import ShardTask, SourceRange, Work, part_key
+from workers.contracts import Redo, ShardTask, SourceRange, Work, part_key
 
 JOBS_AT_ONCE = 10_000
 """Jobs looked at in one round, the oldest; the others have their turn when some of these have nothing left to offer."""
@@ -39,6 +39,7 @@ SEEN_AT_ONCE = 8
 """Queued shards of a job that are counted for a round; one that has more is asked for more when these are taken."""
 
 _works = msgspec.json.Decoder(Work)
+_redos = msgspec.json.Decoder(Redo)
 _sources: msgspec.json.Decoder[SourceRange] = msgspec.json.Decoder(SourceRange)
 
 
@@ -397,6 +398,7 @@ def tasks(connection: Connection, job_id: str, numbers: Sequence[int], policy: S
             Shard.alone,
             Shard.settled_token,
             Shard.carry_from,
+            Shard.redo,
         )
         .where(Shard.job_id == job_id, Shard.status == ShardStatus.DISPATCHED.value, Shard.number.in_(numbers))
         .order_by(Shard.first)
@@ -418,6 +420,7 @@ def tasks(connection: Connection, job_id: str, numbers: Sequence[int], policy: S
             earlier=tuple(earlier.get(row.number, ())),
             carry_from=row.carry_from,
             upstream=upstream.of(row.first, row.items),
+            redo=None if row.redo is None else _redos.decode(row.redo),
         )
         for row in rows
     ]

@@ -55,6 +55,24 @@ NO_FIGURES: dict[str, Any] = {  # column values
 }
 """Live figures of a shard that starts from nothing again."""
 
+AFRESH: dict[str, Any] = {  # column values
+    "alone": False,
+    "available_at": 0.0,  # at once, by anybody's clock
+    "attempts": 0,
+    "failures": 0,
+    "losses": 0,
+    "error_code": None,
+    "error_message": None,
+    **NO_FIGURES,
+}
+"""Of a shard that is queued again after it had ended: it has all its tries."""
+CARRIED: dict[str, Any] = {  # column values
+    "carry_from": Shard.part_key,
+    "settled_token": Shard.token,
+    "redo": None,
+}
+"""Of one that has a part: what is good of it is carried over, and only a newer one will do."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShardState:
@@ -236,6 +254,7 @@ def finish(connection: Connection, shard: ShardState, part: Part, values: dict[s
             "error_code": None,
             "error_message": None,
             "carry_from": None,
+            "redo": None,
             "alone": False,
             **_part_values(part),
         },

@@ -60,9 +60,9 @@ def to_csv(
     for lines in _lines(chunks):
         for line in lines:
             row = _row(_flat(orjson.loads(line), nodes), kept, outputs)
-            writer.writerow([_harmless(row.get(name)) for name in names])
-        yield _drain(buffer)
-    yield _drain(buffer)
+            writer.writerow([harmless(row.get(name)) for name in names])
+        yield drained(buffer)
+    yield drained(buffer)
 
 
 def to_parquet(
@@ -71,7 +71,7 @@ def to_parquet(
     """Results as a Parquet file, in row groups of 20,000."""
     names = columns(kept, outputs, nodes)
     schema = pa.schema([(name, pa.int64() if name in _INTEGERS else pa.string()) for name in names])
-    sink = _Sink()
+    sink = Sink()
     with pq.ParquetWriter(pa.PythonFile(sink, "w"), schema, compression="zstd") as writer:
         waiting: list[dict[str, Any]] = []  # records: any JSON
         for lines in _lines(chunks):
@@ -85,7 +85,7 @@ def to_parquet(
     yield sink.drain()
 
 
-class _Sink(io.RawIOBase):
+class Sink(io.RawIOBase):
     """A file that is only ever appended to, and emptied as it grows."""
 
     def __init__(self) -> None:
@@ -94,18 +94,22 @@ class _Sink(io.RawIOBase):
         self._position = 0
 
     def writable(self) -> bool:
+        """It is."""
         return True
 
     def write(self, data: Buffer) -> int:
+        """Append."""
         part = bytes(data)
         self._parts.append(part)
         self._position += len(part)
         return len(part)
 
     def tell(self) -> int:
+        """Bytes written so far, in all."""
         return self._position
 
     def drain(self) -> bytes:
+        """What was written since it was drained."""
         data = b"".join(self._parts)
         self._parts.clear()
         return data
@@ -169,7 +173,7 @@ def _text(value: object) -> str | None:
     return orjson.dumps(value).decode()
 
 
-def _harmless(value: object) -> object:
+def harmless(value: object) -> object:
     """A cell of a CSV file. Numbers stay numbers; text that a spreadsheet would run is marked as text."""
     if value is None or isinstance(value, int | float):
         return value
@@ -177,7 +181,8 @@ def _harmless(value: object) -> object:
     return "'" + text if text.startswith(FORMULA_STARTS) else text
 
 
-def _drain(buffer: io.StringIO) -> bytes:
+def drained(buffer: io.StringIO) -> bytes:
+    """What a buffer holds, which is then empty."""
     data = buffer.getvalue().encode()
     buffer.seek(0)
     buffer.truncate()

@@ -1,8 +1,8 @@
 """Which files of an ended job's items are named by no record, and never will be: those of executions that lost.
 
-They are images and sounds. A record may name files of an earlier execution, even of another shard's: a retry carries
-over what was ok, and so does each half of a shard that was split. So a file is judged by its item, not by its folder:
-the shard that holds the item now, and the parts that this shard has or is to carry over, say what is named.
+They are images, sounds and blocks of tables. A record may name files of an earlier execution, even of another shard's:
+a retry carries over what was ok, and so does each half of a shard that was split. So a file is judged by its item, not
+by its folder: the shard that holds the item now, and the parts that it has or is to carry over, say what is named.
 
 Kept is, beside what is named, whatever a later part could name, for the reasons that `orchestrator.collector` gives for
 parts: all of a shard that has no part, unless its job was cancelled; and whatever is of an attempt that this database
@@ -23,11 +23,11 @@ from sqlalchemy import Engine, Select, func, select
 from orchestrator import database
 from orchestrator.lifecycle import JOB_TERMINAL, JobStatus
 from orchestrator.tables import Job, Shard
-from workers.contracts import audio_prefix, images_prefix
+from workers.contracts import audio_prefix, images_prefix, tables_prefix
 from workers.store import MissingObjectError, ObjectStore
 
 _TERMINAL = [status.value for status in sorted(JOB_TERMINAL)]
-_FILE = re.compile(r"((\d{6,})-(\d{4,})-[0-9A-Z]+)/(\d+)(?:-\d+)?\.[a-z]{3,4}")
+_FILE = re.compile(r"((\d{6,})-(\d{4,})-[0-9A-Z]+)/(\d+)(?:-\d+)?\.[a-z]{3,7}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,11 @@ class _Names(msgspec.Struct):
     index: int
     images: tuple[_File, ...] = ()
     audio: tuple[_File, ...] = ()
+    table: _File | None = None
+
+    @property
+    def files(self) -> tuple[_File, ...]:
+        return (*self.images, *self.audio, *(() if self.table is None else (self.table,)))
 
 
 _names = msgspec.json.Decoder(_Names)
@@ -58,7 +63,7 @@ _names = msgspec.json.Decoder(_Names)
 
 def files_prefixes(job_id: str) -> tuple[str, ...]:
     """Where the files of a job's items lie."""
-    return images_prefix(job_id), audio_prefix(job_id)
+    return images_prefix(job_id), audio_prefix(job_id), tables_prefix(job_id)
 
 
 def file_name_of(job_id: str, key: str) -> FileName | None:
@@ -134,5 +139,5 @@ def _named(store: ObjectStore, parts: Sequence[str], indexes: Collection[int]) -
         for line in data.splitlines():
             record = _names.decode(line)
             if record.index in indexes:
-                named.update(file.key for file in (*record.images, *record.audio))
+                named.update(file.key for file in record.files)
     return named

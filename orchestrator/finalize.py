@@ -16,7 +16,7 @@ from typing import Protocol
 from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, select
 from sqlalchemy.orm import aliased
 
-from orchestrator import database, flows, guards
+from orchestrator import database, flows, guards, passes
 from orchestrator.endings import NO_FIGURES, lock_jobs
 from orchestrator.lifecycle import JOB_LIVE, JOB_TERMINAL, SHARD_OPEN, SHARD_WAITING, JobStatus, ShardStatus
 from orchestrator.manifest import write_manifest
@@ -47,7 +47,7 @@ class Ending:
     generation: int
     planned: bool
     open: bool
-    """Whether one of its shards still is, or of a flow one of its nodes."""
+    """Whether one of its shards still is, or of a flow one of its nodes, or one of its passes."""
     kind: str = "text"
 
 
@@ -75,6 +75,8 @@ class Finaliser:
         """
         expire(self._engine, now=self._clock())
         flows.step(self._engine, now=self._clock())
+        for job in followed_jobs(self._engine):
+            passes.advance(self._engine, self._store, job, now=self._clock())
         for job_id in finished_jobs(self._engine):
             close(self._engine, job_id)
         endings = jobs_ending(self._engine)
@@ -144,9 +146,15 @@ def finished_jobs(engine: Engine) -> Sequence[str]:
 
 
 def without_open_shards() -> Select[str]:
-    """Live jobs of which no shard is open. What a flow comes to is said by `orchestrator.flows`."""
+    """Live jobs of which no shard is open and that no pass follows. `orchestrator.flows` says what a flow comes to."""
     live = [status.value for status in sorted(JOB_LIVE)]
-    return select(Job.id).where(Job.status.in_(live), Job.kind != flows.FLOW, ~_has_open())
+    return select(Job.id).where(Job.status.in_(live), Job.kind != flows.FLOW, ~_has_open(), passes.are_over())
+
+
+def followed_jobs(engine: Engine) -> Sequence[passes.JobRow]:
+    """Jobs of which nothing is open, and which a pass or a report follows."""
+    with database.reading(engine) as connection:
+        return connection.execute(passes.due().where(~_has_open())).all()
 
 
 def close(engine: Engine, job_id: str) -> bool:
@@ -154,7 +162,8 @@ def close(engine: Engine, job_id: str) -> bool:
 
     def work(connection: Connection) -> bool:
         values = {"outcome": JobStatus.COMPLETED.value}
-        return guards.move_job(connection, job_id, JOB_LIVE, JobStatus.FINALIZING, ~_has_open(), values=values)
+        where = (~_has_open(), passes.are_over())
+        return guards.move_job(connection, job_id, JOB_LIVE, JobStatus.FINALIZING, *where, values=values)
 
     return database.write(engine, work)
 

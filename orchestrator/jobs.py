@@ -18,7 +18,6 @@ from ulid import ULID
 
 from orchestrator import database, endings, guards, removals
 from orchestrator.deadlines import resolve_deadline
-from orchestrator.endings import NO_FIGURES
 from orchestrator.flow_spec import node_specs
 from orchestrator.flows import FLOW, nodes_of, ordered
 from orchestrator.lifecycle import JOB_RETRYABLE, JobStatus, ShardStatus
@@ -94,6 +93,8 @@ class Jobs:
             "node": None,
             "needs": None,
             "blocked": False,
+            "passes": None if (passes := spec.passes()) is None else passes.encoded(),
+            "pass_round": 0,
         }
 
         rows = [values, *_node_values(spec, values, now)]
@@ -241,10 +242,11 @@ class Jobs:
 
         def work(connection: Connection) -> JobView:
             now = self._clock()
-            nodes = _nodes(connection, job_id, "retried")
+            _nodes(connection, job_id, "retried")
             if not _take_up(connection, job_id, now):
                 _allow(_row(connection, job_id), "retried", ())
-            again = _retry_nodes(connection, job_id, now) if nodes else _requeue(connection, job_id)
+            is_flow = connection.scalar(select(Job.kind).where(Job.id == job_id)) == FLOW
+            again = _retry_nodes(connection, job_id, now) if is_flow else _requeue(connection, job_id)
             if again == 0:
                 raise ConflictError(f"job {job_id} has no failed items, and cannot be retried: there is nothing to run")
             return _view(connection, job_id)
@@ -285,20 +287,18 @@ def _node_values(flow: JobSpec, values: dict[str, Any], now: float) -> list[dict
 
 
 def _nodes(connection: Connection, job_id: str, verb: str) -> Sequence[str]:
-    """The nodes of a flow; none of another job. They and the flow stay as they are until the end of the transaction.
+    """The nodes of a flow, or the passes of another job. They and it stay as they are until the transaction ends.
 
     Raises:
-        ConflictError: the job is a node itself: it goes with its flow.
+        ConflictError: the job is one of these itself: it goes with the one that it belongs to.
     """
-    row = connection.execute(select(Job.kind, Job.flow, Job.node).where(Job.id == job_id)).first()
+    row = connection.execute(select(Job.flow, Job.node).where(Job.id == job_id)).first()
     if row is None:
         raise UnknownJobError(job_id)
     if row.flow is not None:
         raise ConflictError(
             f"job {job_id} is the node {row.node} of the flow {row.flow}, and cannot be {verb} alone; name the flow"
         )
-    if row.kind != FLOW:
-        return []
     nodes = [node.job for node in nodes_of(connection, job_id)]
     endings.lock_jobs(connection, [job_id, *nodes], to_write=True)
     return nodes
@@ -322,6 +322,9 @@ def _take_up(connection: Connection, job_id: str, now: float, *, blocked: bool =
             "manifest_version": Job.manifest_version + 1,
             "deadline_at": case((Job.deadline_at <= now, null()), else_=Job.deadline_at),
             "blocked": blocked,
+            "pass_at": None,
+            "pass_round": 0,
+            "findings": None,
         },
     )
 
@@ -348,21 +351,12 @@ def _to_run_again() -> ColumnElement[bool]:
 
 def _requeue(connection: Connection, job_id: str) -> int:
     """Queue again each shard that has items to run again; returns how many."""
-    afresh = {
-        "alone": False,
-        "available_at": 0.0,  # at once, by anybody's clock
-        "attempts": 0,
-        "failures": 0,
-        "losses": 0,
-        "error_code": None,
-        "error_message": None,
-    }
     unrun = {ShardStatus.FAILED, ShardStatus.EXPIRED}
-    carried = {**afresh, **NO_FIGURES, "carry_from": Shard.part_key, "settled_token": Shard.token}
+    carried = {**endings.AFRESH, **endings.CARRIED}
     with_part = Shard.part_key.is_not(None)
     return (
         # Of these, a part that comes late is as good as one that is yet to be made.
-        guards.move_shards(connection, job_id, unrun, ShardStatus.QUEUED, ~with_part, values={**afresh, **NO_FIGURES})
+        guards.move_shards(connection, job_id, unrun, ShardStatus.QUEUED, ~with_part, values=endings.AFRESH)
         + guards.move_shards(connection, job_id, unrun, ShardStatus.QUEUED, with_part, values=carried)
         + guards.move_shards(
             connection, job_id, {ShardStatus.DONE}, ShardStatus.QUEUED, Shard.part_failed > 0, values=carried

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, Select, select
 from models.catalog import nearest_names
 from models.errors import UnknownModelError
 from models.image_catalog import IMAGE_MODELS
+from models.training.settings import TABLE_FAMILIES
 from models.training_run import TRAINED_NAME, VERSION
 from orchestrator import database
 from orchestrator.lifecycle import JobStatus
@@ -43,13 +44,15 @@ class TrainedModels:
         """The model `NAME@VERSION`, or the newest version of `NAME`: one that makes images by itself.
 
         Raises:
-            UnknownModelError: there is none, or it is an adapter.
+            UnknownModelError: there is none, or it is an adapter, or one of tables.
             StoreError: the store cannot be reached.
         """
         found = self._look_up(asked)
         if found is not None and found.base is not None:
             where = "adapter" if found.is_text else "image.loras"
             raise UnknownModelError(f"{asked!r} is an adapter of {found.base!r}; name it under {where}", "wrong_kind")
+        if found is not None and found.is_table:
+            raise UnknownModelError(f"{asked!r} makes tables; set kind: tabular", "wrong_kind")
         if found is not None:
             return found
         near, trained = self._others(asked, IMAGE_MODELS)
@@ -57,6 +60,24 @@ class TrainedModels:
             f"there is no image model {asked!r}{near}{trained}. A model is one of "
             f"{', '.join(sorted(IMAGE_MODELS))}, one that a job of kind train has made, a local folder "
             "(/path, ./path) or a hub id (org/name)"
+        )
+
+    def find_table(self, asked: str) -> TrainedModel:
+        """The model of tables `NAME@VERSION`, or the newest version of `NAME`.
+
+        Raises:
+            UnknownModelError: there is none, or it makes something else.
+            StoreError: the store cannot be reached.
+        """
+        found = self._look_up(asked)
+        if found is not None and not found.is_table:
+            raise UnknownModelError(f"{asked!r} makes no tables; it was trained on other data", "wrong_kind")
+        if found is not None:
+            return found
+        near, trained = self._others(asked, ())
+        raise UnknownModelError(
+            f"there is no model of tables {asked!r}{near}{trained}. Fit one first: kind: train, with data.file and a "
+            f"family such as {min(TABLE_FAMILIES)}"
         )
 
     def find_adapter(self, asked: str) -> TrainedModel:

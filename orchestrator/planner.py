@@ -27,7 +27,7 @@ from orchestrator.planning import PlannedShard, PlanSummary, Staging, plan, trai
 from orchestrator.source_files import open_source
 from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError
-from orchestrator.static_checks import adapter_versions, may_be_trained
+from orchestrator.static_checks import adapter_versions, check_table, may_be_trained
 from orchestrator.training_source import pin_data
 from orchestrator.views import JobError
 from workers.store import ObjectStore, StoreError, delete_prefix
@@ -186,10 +186,12 @@ class Planner:
 
     def _pinned_model(self, spec: JobSpec) -> str | None:
         """The version of a trained model that a job means: it stays, whatever is trained later."""
-        if not may_be_trained(spec):
-            return None
+        trained = TrainedModels(self._engine, self._store)
         try:
-            return TrainedModels(self._engine, self._store).find(spec.model).id
+            if spec.kind == "tabular":
+                found = check_table(spec, trained.find_table)
+                return None if found is None else found.id
+            return trained.find(spec.model).id if may_be_trained(spec) else None
         except UnknownModelError as error:
             raise SpecError(f"model: {error.message}", param="model", code=error.code) from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 import msgspec
@@ -48,6 +49,8 @@ IMAGE_SHARD = 32
 """Images of a shard: some batches of most engines."""
 AUDIO_SHARD = 64
 """Texts of a shard: some sentences each, spoken many times as fast as one listens."""
+TABLE_SHARD = 4
+"""Blocks of a table: some ten thousand rows each, a few seconds of most engines."""
 SHARD_BATCH = 500
 """Shards that are handed over at once."""
 MAX_ITEMS = 1_000_000_000
@@ -84,6 +87,8 @@ def default_shard_size(spec: JobSpec) -> int:
         return max(1, IMAGE_SHARD // spec.n)
     if spec.kind == "audio":
         return AUDIO_SHARD
+    if spec.kind == "tabular":
+        return TABLE_SHARD
     return ECHO_SHARD if spec.model == "echo" else TEXT_SHARD
 
 
@@ -152,7 +157,19 @@ def training_rows(spec: JobSpec, own: ObjectStore, staging: Staging) -> tuple[So
     if summary.rows > MAX_TRAINING_ROWS:
         message = f"holds {summary.rows:,} rows; a training takes {MAX_TRAINING_ROWS:,} at most"
         raise SpecError(message, file=spec.input_file, param="data.file", code="invalid_source")
+    _check_columns(spec, summary)
     return tuple(ranges)
+
+
+def _check_columns(spec: JobSpec, summary: PlanSummary) -> None:
+    """See that the columns are there whose kinds a table's job gives."""
+    given = {} if spec.data is None else spec.data.columns
+    for name in given:
+        if name not in summary.columns:
+            near = get_close_matches(name, summary.columns, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(summary.columns[:20])}"
+            message = f"data.columns: there is no column {name!r}; {hint}"
+            raise SpecError(message, file=spec.input_file, param="data.columns", code="invalid_source")
 
 
 def _of_training(error: SpecError) -> SpecError:

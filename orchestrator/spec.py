@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
 from orchestrator.audio_spec import AudioFields, refuse_audio_fields
+from orchestrator.findings import Passes
 from orchestrator.flow_spec import check_flow, with_sources
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
+from orchestrator.table_spec import DatasetFields, blocks_of, refuse_dataset_fields
 from orchestrator.train_spec import ROW, TrainFields, check_training
 from orchestrator.validation import explain, json_type
 from workers.contracts import Row, SourceRange, Work
@@ -83,13 +85,13 @@ class Source(BaseModel):
         return math.prod(len(values) for values in (self.grid or {}).values())
 
 
-class JobSpec(ImageFields, AudioFields, TrainFields):
+class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
     """A job as its client wrote it, checked for everything that can be seen without its rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "untitled"
-    kind: Literal["text", "image", "audio", "train", "echo", "flow"] = "text"
+    kind: Literal["text", "image", "audio", "tabular", "train", "echo", "flow"] = "text"
     model: Text = ""
     engine: Literal["auto", "vllm", "transformers", "echo"] = "auto"
     source: Source
@@ -132,6 +134,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             return {"model": step, **data}
         if isinstance(data, dict) and data.get("kind") == "train":
             return {"source": ROW, **data}
+        if isinstance(data, dict) and data.get("kind") == "tabular" and "source" not in data:
+            return {"source": blocks_of(data.get("table")), **data}
         if isinstance(data, dict) and "nodes" in data:
             return with_sources(data)
         return data
@@ -150,7 +154,14 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             self._refuse_training()
         if self.kind != "audio":
             refuse_audio_fields(self, self.kind)
-        of_kind = {"image": self._check_image_job, "train": self._check_training_job, "audio": self._check_audio_job}
+        if self.kind != "tabular":
+            refuse_dataset_fields(self, self.kind)
+        of_kind = {
+            "image": self._check_image_job,
+            "train": self._check_training_job,
+            "audio": self._check_audio_job,
+            "tabular": self._check_table_job,
+        }
         of_kind.get(self.kind, self._check_text_job)()
         if self.options is not None and self.model != "echo":
             raise ValueError("options are for the model 'echo' alone")
@@ -179,6 +190,19 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
         if self.source != Source(**ROW):
             raise ValueError("source is for jobs with rows; a training job has data")
         check_training(self, model=self.model, seed=self.seed)
+
+    def _check_table_job(self) -> None:
+        refuse_image_fields(self, self.kind)
+        self._refuse("prompt", "messages", "system", "sampling", "output_schema", "max_tokens_field", "engine")
+        self._refuse("n", "keep", "options", "adapter", what="for jobs with rows of their own")
+        if self.table is None:
+            raise ValueError("table is missing; say at least how many rows are wanted: table: {rows: 100000}")
+        if self.source != Source(**blocks_of({"rows": self.table.rows, "block": self.table.block})):
+            raise ValueError("source is for jobs with rows; a table is sampled from its model")
+
+    def passes(self) -> Passes | None:
+        """What follows the job's shards, where something does."""
+        return self.table_passes()
 
     def _refuse(self, *names: str, what: str = "for text") -> None:
         for name in names:
@@ -211,7 +235,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
         """The messages of an item, as templates; of an image or speech, its prompts, as far as given."""
         if self.data is not None:
             return self.data.templates if self.source.file is not None else ()
-        if self.kind in {"train", "flow"}:
+        if self.kind in {"train", "flow", "tabular"}:
             return ()
         if self.kind == "audio":
             return (Message("user", self.prompt or ""),)
@@ -261,7 +285,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             adapters: By the job's names of adapters that were trained, `NAME@VERSION` of each.
         """
         adapters = adapters or {}
-        textless = self.kind in {"image", "audio", "train"}
+        textless = self.kind in {"image", "audio", "train", "tabular"}
         return Work(
             model=model or self.model,
             engine=self.engine,
@@ -278,6 +302,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields):
             image=self.image_work(self.prompt, adapters) if self.kind == "image" else None,
             audio=self.audio_work(self.prompt, provenance=self.provenance) if self.kind == "audio" else None,
             train=self.train_work(self.seed, etag, rows) if self.kind == "train" else None,
+            table=None if self.table is None else self.table.work(),
             adapter=None if self.adapter is None else adapters.get(self.adapter, self.adapter),
             upstream=tuple(self.upstream or ()),
         )

@@ -24,6 +24,7 @@ from orchestrator.audio_spec import shape_of as audio_shape
 from orchestrator.image_spec import shape_of as image_shape
 from orchestrator.lifecycle import ShardStatus
 from orchestrator.spec import JobSpec
+from orchestrator.table_spec import shape_of as table_shape
 from orchestrator.tables import Base, EngineUse, Job, JobSpeed, Shard, Speed
 from orchestrator.train_spec import training_shape
 
@@ -81,6 +82,8 @@ def shape_of(spec: JobSpec) -> str:
         return audio_shape(spec)
     if spec.kind == "train":
         return training_shape(spec)
+    if spec.table is not None:
+        return table_shape(spec.table)
     tokens = 1 << (spec.sampling.max_tokens - 1).bit_length()
     shape = f"{spec.n} x {tokens} tokens"
     if spec.max_tokens_field is not None:

@@ -31,6 +31,7 @@ def check_static(
     allow_faults: bool = False,
     find_trained: FindTrained | None = None,
     find_adapter: FindTrained | None = None,
+    find_table: FindTrained | None = None,
 ) -> None:
     """Check all that can be told without reading the source.
 
@@ -43,6 +44,7 @@ def check_static(
         allow_faults: Whether the echo model may be told to fail.
         find_trained: Looks for a model that was trained; without it one that may be is left for later.
         find_adapter: The same of an adapter.
+        find_table: The same of a model of tables.
 
     Raises:
         SpecError: one of them does not hold.
@@ -58,7 +60,7 @@ def check_static(
         raise SpecError("upstream is for the service itself; write a flow: kind: flow, with nodes", param="upstream")
     for name, node in (spec.nodes or {}).items():
         _check_node(name, node, now, allow_faults=allow_faults, find_trained=find_trained, find_adapter=find_adapter)
-    _check_model(spec, find_trained)
+    _check_model(spec, find_table if spec.kind == "tabular" else find_trained)
     _check_adapters(spec, find_adapter)
     compile_templates(spec.over_rows())
     if spec.output_schema is not None:
@@ -96,6 +98,8 @@ def _check_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
                 check_audio_model(spec.model, spec.audio)
             case "image":
                 _check_image_model(spec, find_trained)
+            case "tabular":
+                check_table(spec, find_trained)
             case _:
                 _check_text_model(spec)
     except UnknownVoiceError as error:
@@ -122,6 +126,39 @@ def _check_text_model(spec: JobSpec) -> None:
 def _refuse_model(spec: JobSpec, others: Container[str], why: str) -> None:
     if spec.model in others and spec.model != "echo":  # which does everything
         raise SpecError(f"model: {spec.model!r} {why}", param="model", code="wrong_kind")
+
+
+def check_table(spec: JobSpec, find_table: FindTrained | None) -> TrainedModel | None:
+    """The model that a table is sampled from, where it can be looked for; what is asked of it is checked.
+
+    Raises:
+        UnknownModelError: there is none of the name.
+        SpecError: a condition or a rule does not fit its columns.
+    """
+    name, _, version = spec.model.partition("@")
+    if TRAINED_NAME.fullmatch(name) is None or (version and VERSION.fullmatch(version) is None):
+        message = (
+            f"model: {spec.model!r} can be no table model's name; give NAME or NAME@VERSION of one that was fitted"
+        )
+        raise SpecError(message, param="model")
+    if find_table is None or spec.table is None:
+        return None
+    from models.tabular.engine import TableRequest  # noqa: PLC0415 - pyarrow, which few jobs need
+    from models.tabular.requests import check_request  # noqa: PLC0415 - as above
+    from workers.table_accept.expressions import RuleError, check_rules  # noqa: PLC0415 - and duckdb
+
+    model, table = find_table(spec.model), spec.table
+    request = TableRequest(rows=table.rows, seed=0, where=table.where, rebalance=table.rebalance, impute=table.impute)
+    try:
+        check_request(request, model.columns)
+    except ModelError as error:
+        raise SpecError(f"table: {error.message}", param="table") from error
+    if table.accept is not None:
+        try:
+            check_rules(table.accept, {column.name: column.type for column in model.columns})
+        except RuleError as error:
+            raise SpecError(f"table.accept.{error}", param="table.accept") from error
+    return model
 
 
 def _check_base(spec: JobSpec) -> None:

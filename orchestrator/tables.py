@@ -76,6 +76,14 @@ class Job(Base):
     """The nodes that it needs, a list of names as JSON."""
     blocked: Mapped[bool]
     """Nothing of it is dispatched, for it waits for other nodes: `orchestrator.flows`."""
+    passes: Mapped[str | None]
+    """What follows its own shards: orchestrator.passes.Passes as JSON; None of most jobs."""
+    pass_at: Mapped[str | None]
+    """How far it is with that; None while its shards are run for the first time."""
+    pass_round: Mapped[int] = mapped_column(Integer)
+    """Passes over all of its rows that were begun."""
+    findings: Mapped[str | None]
+    """What these passes, and the report, have found: orchestrator.findings.Findings as JSON."""
 
     status: Mapped[str]
     outcome: Mapped[str | None]
@@ -154,6 +162,8 @@ class Shard(Base):
     error_message: Mapped[str | None]
     carry_from: Mapped[str | None]
     """Key of the part whose good records the next execution carries over: a retry, or one after an interruption."""
+    redo: Mapped[str | None]
+    """What of that part does not stay: workers.contracts.Redo as JSON."""
     settled_token: Mapped[int] = mapped_column(Integer)
     """Parts of attempts up to this one have been judged: a retry wants a newer part."""
 

@@ -11,10 +11,18 @@ from models.catalog import MODELS, check_model
 from models.errors import UnknownModelError
 from models.image_catalog import IMAGE_MODELS, STEP_ENGINES, takes_adapters
 from models.spec import Message
-from models.training.settings import CAPTION_FILES, TEXT_FAMILIES, Augmentation, FamilyName, TrainingSettings
+from models.tabular.columns import Kind
+from models.training.settings import (
+    CAPTION_FILES,
+    TABLE_FAMILIES,
+    TEXT_FAMILIES,
+    Augmentation,
+    FamilyName,
+    TrainingSettings,
+)
 from models.training_run import TRAINED_NAME, Dataset
 from orchestrator.deadlines import time_span
-from workers.contracts import SourceRange, TrainWork, TuneWork
+from workers.contracts import FitWork, SourceRange, TrainWork, TuneWork
 from workers.store import UPLOAD_SCHEME
 
 Text = Annotated[str, Field(min_length=1)]
@@ -46,10 +54,27 @@ LORA_DEFAULTS: Final = {
     "checkpoint_every": 50,
 }
 """A family's settings where a job gives none: an adapter learns from less, in fewer steps."""
+_FAMILY_DEFAULTS: Final[dict[FamilyName, dict[str, Any]]] = {
+    "lora": LORA_DEFAULTS,
+    "tabular-argn": {**_DEFAULTS, "steps": MAX_STEPS},  # its epochs are the bound
+}
+_ENGINES_OWN: Final[dict[FamilyName, tuple[str, ...]]] = {
+    "tabular-argn": (
+        "batch_size",
+        "learning_rate",
+        "decay",
+        "average",
+        "bfloat16",
+        "log_every",
+        "sample_every",
+        "checkpoint_every",
+    ),
+}
+"""What an engine sets by itself."""
 
 
 class TrainData(BaseModel):
-    """What a model is trained on: images, or rows for the adapter of a text model."""
+    """What a model is trained on: images, rows for the adapter of a text model, or a table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,6 +95,8 @@ class TrainData(BaseModel):
     """A template, too: the message before it."""
     completion: Text | None = None
     """A template, too: what the model is to answer."""
+    columns: dict[str, Kind] = Field(default_factory=dict)
+    """Of a table: what columns are taken for, by name. The others are looked at."""
     width: Side | None = None
     height: Side | None = None
     """Pixels that images are fitted to; by default 32 each, 64 for a family that learns from captions."""
@@ -84,12 +111,9 @@ class TrainData(BaseModel):
     def _one_of_three(self) -> Self:
         given = [name for name in ("folder", "dataset", "file") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError("needs one of folder and dataset, or for text file")
-        for name in ("prompt", "completion"):
-            if (self.file is None) != (getattr(self, name) is None):
-                missing = f"{name} is missing: a template over the row of {self.file}"
-                raise ValueError(missing if self.file is not None else f"{name} is for rows, and there is no file")
-        of_images, of_rows = ("width", "height", "colour", "augment"), ("system", "format", "delimiter")
+            raise ValueError("needs one of folder and dataset, or for text and tables file")
+        self._check_templates()
+        of_images, of_rows = ("width", "height", "colour", "augment"), ("system", "format", "delimiter", "columns")
         for name in of_images if self.file is not None else of_rows:
             if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is for {'images' if self.file is not None else 'rows'}, and these are none")
@@ -100,6 +124,18 @@ class TrainData(BaseModel):
                 if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is for a folder; the dataset {self.dataset} has its own")
         return self
+
+    def _check_templates(self) -> None:
+        given = [name for name in ("prompt", "completion") if getattr(self, name) is not None]
+        if self.file is None and given:
+            raise ValueError(f"{given[0]} is for rows, and there is no file")
+        if len(given) == 1:
+            missing = "completion" if given[0] == "prompt" else "prompt"
+            raise ValueError(f"{missing} is missing: a template over the row of {self.file}")
+        if self.system is not None and not given:
+            raise ValueError("system is for a prompt, and there is none")
+        if self.columns and given:
+            raise ValueError("columns is for a table, and prompt and completion are for text; give one of the two")
 
     @property
     def templates(self) -> tuple[Message, ...]:
@@ -147,7 +183,10 @@ class TrainingFields(BaseModel):
         Raises:
             ValueError: an option that the family does not have, or of a wrong value; a budget that is no time.
         """
-        defaults = LORA_DEFAULTS if self.family == "lora" else _DEFAULTS
+        for name in _ENGINES_OWN.get(self.family, ()):
+            if name in self.model_fields_set:
+                raise ValueError(f"training.{name} is not for {self.family}, whose engine has its own rule for it")
+        defaults = _FAMILY_DEFAULTS.get(self.family, _DEFAULTS)
         given: dict[str, Any] = {**defaults, **self.model_dump(exclude={"budget", "base"}, exclude_none=True)}
         given["sample_every"] = _multiple(given["sample_every"], given["log_every"])
         minutes = None if self.budget is None else time_span(self.budget).total_seconds() / 60
@@ -182,8 +221,8 @@ class TrainFields(BaseModel):
         side = TEXT_SIDE if training.family in TEXT_FAMILIES else DEFAULT_SIDE
         if data.dataset is not None:
             side = FASHION_SIDE
-        elif training.base is not None:
-            side = 0  # the base's own
+        elif training.base is not None or training.family in TABLE_FAMILIES:
+            side = 0  # the base's own, or none
         settings = training.settings(seed=seed, augment=data.augment)
         return TrainWork(
             settings=settings.model_dump(mode="json"),
@@ -196,6 +235,7 @@ class TrainFields(BaseModel):
             grey=data.dataset is not None or data.colour is False,
             license=data.license,
             tune=None if training.base is None else TuneWork(base=training.base, messages=data.templates, rows=rows),
+            fit=FitWork(rows=rows, columns=dict(data.columns)) if training.family in TABLE_FAMILIES else None,
         )
 
 
@@ -223,6 +263,11 @@ def check_training(fields: TrainFields, *, model: str, seed: int) -> None:
 
 
 def _check_base(data: TrainData, training: TrainingFields) -> None:
+    if training.family in TABLE_FAMILIES:
+        _check_table(data, training)
+        return
+    if data.columns:
+        raise ValueError(f"data.columns is for tables, and {training.family} learns from none")
     if training.family != "lora":
         if training.base is not None:
             raise ValueError(f"training.base is for the family lora, and this is {training.family}, which has none")
@@ -233,6 +278,17 @@ def _check_base(data: TrainData, training: TrainingFields) -> None:
         raise ValueError("training.base is missing; name the model that the adapter is for")
     if data.dataset is not None:
         raise ValueError("data.dataset is not for an adapter; give data.folder, or data.file for text")
+    if data.file is not None and data.prompt is None:
+        raise ValueError("data.prompt and data.completion are missing; they are templates over the row")
+
+
+def _check_table(data: TrainData, training: TrainingFields) -> None:
+    if training.base is not None:
+        raise ValueError(f"training.base is for the family lora, and this is {training.family}, which has none")
+    if data.file is None:
+        raise ValueError(f"data.file is missing; {training.family} learns from the rows of a table")
+    if data.prompt is not None:
+        raise ValueError(f"data.prompt is for the family lora; {training.family} learns from the rows as they are")
 
 
 def check_base(base: str, *, text: bool) -> None:
@@ -255,6 +311,8 @@ def training_shape(fields: TrainFields) -> str:
     work = fields.train_work(0)
     settings = work.parsed_settings()
     what = f"{settings.family} of {work.width}x{work.height}" if work.tune is None else f"lora of {work.tune.base}"
+    if work.fit is not None:
+        what = f"{settings.family} of {work.name}"
     return f"{what}, {settings.steps} steps of {settings.batch_size}, {settings.minutes or 0:g} minutes"
 
 

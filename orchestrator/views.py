@@ -9,8 +9,10 @@ import msgspec
 import orjson
 
 from models.spec import Usage
+from orchestrator.findings import Findings, decode_findings
 from orchestrator.lifecycle import JobStatus
 from orchestrator.totals import ItemCounts, JobTimings, Totals
+from workers.contracts import BLOCK_ROWS
 from workers.training_progress import TrainingProgress
 
 if TYPE_CHECKING:
@@ -104,6 +106,13 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """Images that were stored, so far; None of a job of another kind."""
     sounds: int | None = None
     """Spoken texts that were stored, so far; None of a job of another kind."""
+    rows: int | None = None
+    """Rows of the table that were stored, so far; None of a job of another kind."""
+    following: str | None = None
+    """Of a job that a pass over all of its rows or a report follows, how far it is with that: pass, redo, settled,
+    report or over; None before."""
+    findings: Findings | None = None
+    """What passes and the report have found."""
     training: TrainingProgress | None = None
     """Of a job that trains a model: how far it is, or was when it last said so."""
     predicted_finish_at: float | None = None
@@ -172,6 +181,9 @@ def view_job(
         generation=row.generation,
         images=totals.counts.ok * int(spec.get("n", 1)) if row.kind == "image" else None,
         sounds=totals.counts.ok if row.kind == "audio" else None,
+        rows=_table_rows(spec, totals.counts.ok) if row.kind == "tabular" else None,
+        following=row.pass_at,
+        findings=None if row.findings is None else decode_findings(row.findings),
         training=None if training is None else training.progress,
         predicted_finish_at=_predicted(row, training) if row.status == JobStatus.IN_PROGRESS else None,
         nodes=nodes,
@@ -193,6 +205,11 @@ def view_node(row: Row, totals: Totals, completed: Collection[str]) -> NodeView:
         counts=totals.counts,
         waits_for=tuple(name for name in needs if name not in completed) if row.blocked else (),
     )
+
+
+def _table_rows(spec: dict[str, Any], blocks: int) -> int:  # a stored job
+    rows, block = int(spec["table"]["rows"]), int(spec["table"].get("block", BLOCK_ROWS))
+    return min(rows, blocks * block)
 
 
 def _predicted(row: Row, training: Reported | None) -> float | None:  # type: ignore[type-arg]  # as above

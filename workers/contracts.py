@@ -18,6 +18,9 @@ is forbidden, or answers with text.
 Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
 Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWork: who overlooks one answers without the
 adapter, or trains something else.
+Version 8 adds `table`, `accept` and `report` to Work, and `redo` to ShardTask: who overlooks them answers with text, or
+keeps rows that a pass over all of them has rejected. It adds `fit` to TrainWork, too: who overlooks it trains something
+else.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 7
+WIRE_VERSION = 8
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -167,6 +170,15 @@ class TuneWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Of a text model: where the rows are, in order."""
 
 
+class FitWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a model of tables is fitted to."""
+
+    rows: tuple[SourceRange, ...]
+    """Where the rows are, in order."""
+    columns: dict[str, str] = {}
+    """By name, what columns are to be taken for; the others are looked at."""
+
+
 class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a training job does; its model has the work's name, and as its version the job's id."""
 
@@ -184,10 +196,81 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     license: str = "unknown"
     tune: TuneWork | None = None
     """Of the family `lora`."""
+    fit: FitWork | None = None
+    """Of a family of tables."""
 
     def parsed_settings(self) -> TrainingSettings:
         """The settings as a checked object."""
         return TrainingSettings.model_validate(self.settings)
+
+
+BLOCK_ROWS = 10_000
+"""Rows of a table that own their seeds together, where a job says nothing else."""
+
+
+class TableWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What shards of a job that samples a table have in common. An item is a block of rows, which owns its seeds."""
+
+    rows: int
+    """Of the whole table."""
+    block: int
+    """Rows of every block but the last."""
+    where: dict[str, Any] = {}  # a cell is any JSON
+    """The value that a column has in every row."""
+    rebalance: dict[str, dict[str, float]] = {}
+    """By column, the shares of some of its values, of 1."""
+    impute: tuple[str, ...] = ()
+    """Columns in which no value is missing."""
+    temperature: float = 1.0
+    rules: dict[str, Any] = {}  # workers.table_accept.TableRules as JSON; pydantic checks it again on arrival
+    candidates: int = 10
+    """How many rows are drawn at most for each that is accepted."""
+
+    def rows_of(self, block: int) -> int:
+        """Rows that a block has, from 0."""
+        return min(self.block, self.rows - block * self.block)
+
+
+class AcceptWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A pass over all that a job has made: which of it stays, judged in the order of the items."""
+
+    job: str
+    parts: str
+    """Key of the list of the job's parts, workers.dataset_engine.PartList as JSON."""
+    round: int
+    """From 1."""
+    previous: str | None = None
+    """Key of the part of the pass before: what that let stay, stays."""
+    table: TableWork | None = None
+    """Of a job that samples a table."""
+    duplicates: dict[str, Any] | None = None  # workers.duplicates.DuplicateRules as JSON; checked again on arrival
+    """Of a job that writes text."""
+
+
+class ReportWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A report on all that a job has made."""
+
+    job: str
+    parts: str
+    """As in `AcceptWork`."""
+    name: str
+    seed: int
+    model: str = ""
+    """Of a table, the version of the model that it was sampled from: what that was fitted on is compared with."""
+    target: str | None = None
+    """The column that others are to predict; None takes one that will do."""
+    gate: dict[str, float] = {}
+    """What the dataset must reach: see `workers.dataset_report`."""
+    table: bool = False
+
+
+class Redo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a pass has rejected of a part: it is drawn again, or ends as rejected."""
+
+    key: str
+    """Of the list, workers.rejections.Rejections as JSON."""
+    draw: bool = True
+    """False where no round is left."""
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -215,6 +298,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a job that speaks; `messages`, `sampling` and `schema` then say nothing."""
     train: TrainWork | None = None
     """Of a job that trains a model: its one item, which has no row to speak of."""
+    table: TableWork | None = None
+    """Of a job that samples a table."""
+    accept: AcceptWork | None = None
+    """Of a pass over what another job has made; it has one item."""
+    report: ReportWork | None = None
+    """Of a report on what another job has made; it has one item."""
     deny: tuple[str, ...] = ()
     """Words and phrases that the service lets no prompt of this tenant hold, whatever the job says."""
     upstream: tuple[str, ...] = ()
@@ -264,6 +353,8 @@ class ShardTask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Key of a part whose ok records are kept: only the items that it lacks, or that failed in it, are generated."""
     upstream: dict[str, tuple[str, ...]] = {}
     """By node of `work.upstream`, the keys of the parts that hold its records of the shard's items."""
+    redo: Redo | None = None
+    """Of `carry_from`: what of it does not stay."""
     version: int = 1
 
 
@@ -367,8 +458,15 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
     if not isinstance(message, ShardTask):
         return 1
     work = message.work
-    if _names_adapters(work):
-        return 7
+    fit = None if work.train is None else work.train.fit
+    if message.redo is not None or any(kind is not None for kind in (work.table, work.accept, work.report, fit)):
+        return 8
+    return 7 if _names_adapters(work) else _lowest_of(message)
+
+
+def _lowest_of(message: ShardTask) -> int:
+    """Of a task that says nothing that came with the last versions."""
+    work = message.work
     if work.upstream:
         return 6
     if work.deny or work.audio is not None:
@@ -436,9 +534,37 @@ def audio_prefix(job: str) -> str:
     return f"jobs/{job}/audio/"
 
 
+def table_folder(job: str, shard: int, token: int, execution: str) -> str:
+    """Where an execution leaves its blocks of rows: its own alone, as `images_folder`."""
+    return f"{tables_prefix(job)}{shard:06d}-{token:04d}-{execution}/"
+
+
+def tables_prefix(job: str) -> str:
+    """Where all blocks of a table lie."""
+    return f"jobs/{job}/table/"
+
+
+def pass_folder(job: str, by: str, execution: str) -> str:
+    """Where an execution of the pass or report `by` over a job leaves what it has found: its own alone."""
+    return f"{passes_prefix(job)}{by}/{execution}/"
+
+
+def passes_prefix(job: str) -> str:
+    """Where all that passes over a job, and its report, have left lies."""
+    return f"jobs/{job}/passes/"
+
+
 def checkpoints_prefix(job: str) -> str:
     """Where the checkpoints of a training job lie."""
     return f"jobs/{job}/checkpoints/"
+
+
+def source_tables_prefix(job: str) -> str:
+    """Where the rows lie that a model of tables was fitted to, `train.parquet`, and those held out, `holdout.parquet`.
+
+    Each execution of the job writes the same.
+    """
+    return f"jobs/{job}/source/"
 
 
 def training_folder(job: str, execution: str) -> str:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import msgspec
 
@@ -36,18 +36,25 @@ from workers.contracts import (
     images_folder,
     part_key,
     partial_key,
+    table_folder,
 )
 from workers.engines import AnyBackend
 from workers.image_items import ImageItems
 from workers.image_shard import ImageShard, OpenCredentials
 from workers.records import BrokenPartError, describe_part, earlier_records, read_part
+from workers.rejections import judged, read_rejections
 from workers.screening import Screen
 from workers.sources import read_rows
 from workers.store import ChangedObjectError, MissingObjectError, ObjectStore, StoreError
+from workers.table_items import TableItems
 from workers.text_items import TextItems
 from workers.training_progress import TrainingProgress
 from workers.training_shard import TrainingShard
 from workers.upstream import Upstream, read_upstream
+
+if TYPE_CHECKING:
+    from models.tabular.engine import TabularBackend
+    from workers.table_shard import TableShard
 
 logger = logging.getLogger(__name__)
 STORE_SECONDS = 90.0
@@ -130,7 +137,7 @@ class Execution:
         self._phase: Phase = "loading"
         self._entered = clock()
         self._seconds: dict[Phase, float] = {}
-        self._items: TextItems | ImageItems | AudioItems | None = None
+        self._items: TextItems | ImageItems | AudioItems | TableItems | None = None
         self._training: TrainingShard | None = None
 
     def progress(self) -> Progress:
@@ -168,6 +175,8 @@ class Execution:
         adopted = await self._patiently(self._earlier_part, "its earlier parts are looked for")
         if adopted is not None:
             return adopted
+        if self.task.work.accept is not None or self.task.work.report is not None:
+            return await self._judge()
         if self.task.work.train is not None:
             return await self._train(self.task.work.train, cast("TrainingBackend", backend))
         items = self._items = await self._patiently(lambda: self._read(info), "its rows are read")
@@ -176,6 +185,8 @@ class Execution:
             await self._images(items).run(cast("ImageBackend", backend))
         elif isinstance(items, AudioItems):
             await self._audio(items).run(cast("AudioBackend", backend))
+        elif isinstance(items, TableItems):
+            await self._table(items).run(cast("TabularBackend", backend))
         else:
             await _answer(items, cast("Backend", backend))
         self._enter("writing")
@@ -191,6 +202,8 @@ class Execution:
         """
         if self._items is None or not self._items.counts.done or not self.granted.is_set():
             return None
+        if self.task.redo is not None:
+            return None  # what would be carried over next is judged by the part that this one carries over
         data, counts, usage = self._items.join_ended()
         try:
             async with asyncio.timeout(SALVAGE_SECONDS):
@@ -214,6 +227,33 @@ class Execution:
         data = await training.run(backend)
         await self._write(self.key, data, "application/jsonl")
         return describe_part(self.key, data, training.counts, Usage())
+
+    async def _judge(self) -> Part:
+        """Judge or describe what another job has made."""
+        from workers.dataset_shard import DatasetShard  # noqa: PLC0415 - duckdb and its like only where they are needed
+
+        await self.granted.wait()
+        self._enter("generating")
+        shard = DatasetShard(
+            self.task,
+            self._execution,
+            self._store,
+            cache_dir=self._cache_dir,
+            write=self._write,
+            ask=self._patiently,
+        )
+        data = await shard.run()
+        self._enter("writing")
+        await self._write(self.key, data, "application/jsonl")
+        return describe_part(self.key, data, Counts(ok=1), Usage())
+
+    def _table(self, items: TableItems) -> TableShard:
+        from workers.table_shard import TableShard  # noqa: PLC0415 - as above
+
+        folder = table_folder(self.task.job, self.task.shard, self.task.token, self._execution)
+        return TableShard(
+            items, self._store, folder=folder, write=self._write, ask=self._patiently, granted=self.granted
+        )
 
     def _images(self, items: ImageItems) -> ImageShard:
         return ImageShard(
@@ -272,11 +312,15 @@ class Execution:
         parts = {node: task.upstream.get(node, ()) for node in task.work.upstream}
         return read_upstream(parts, task.first, task.count, self._store)
 
-    def _read(self, info: ModelInfo) -> TextItems | ImageItems | AudioItems:
+    def _read(self, info: ModelInfo) -> TextItems | ImageItems | AudioItems | TableItems:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
+        rejected = read_rejections(self.task.redo, self._store)
+        earlier = judged(earlier, rejected, self.task.redo)
         cache_dir = self._cache_dir or Path(tempfile.gettempdir())
         work = self.task.work
+        if work.table is not None:
+            return TableItems(self.task, info, read_rows(self.task.source, self._store), earlier, rejected=rejected)
         adapters = find_adapters(work, info, self._store, cache_dir)
         kind = ImageItems if work.image is not None else AudioItems if work.audio is not None else TextItems
         rows, upstream = read_rows(self.task.source, self._store), self._upstream()

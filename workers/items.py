@@ -132,6 +132,9 @@ class ShardItems(ABC):
                 values = {**row, **grid[combination]} if crossed else row
                 self._identify(item - first, values, combination if size > 1 else None)
                 before = earlier.get(item)
+                if before is not None and before.refused is not None:
+                    self.fail(item, before.refused, before.usage)
+                    continue
                 if before is not None and before.ok:
                     self._end(item, before.line, before.usage, ok=True)
                     continue

@@ -55,6 +55,54 @@ class StoredAudio(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     seed: int
 
 
+class StoredTable(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """A block of rows in the store, as Parquet."""
+
+    key: str
+    rows: int
+    bytes: int
+    sha256: str
+    draws: int
+    """How often candidates were drawn for it."""
+    candidates: int
+    """How many these were."""
+    rejected: dict[str, int] = {}
+    """By rule, how many of them it did not let pass."""
+
+
+class RejectedPart(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """What a pass has rejected of one part."""
+
+    part: str
+    key: str
+    """Of the list."""
+    rejected: int
+
+
+class Verdict(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """What a pass over all of a job's rows came to."""
+
+    round: int
+    accepted: int
+    rejected: int
+    rules: dict[str, int] = {}
+    """By rule, how many rows it rejected in this round."""
+    parts: tuple[RejectedPart, ...] = ()
+    """Those of which something was rejected, in order."""
+
+
+class StoredReport(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """A report in the store."""
+
+    html: str
+    """Its keys."""
+    json: str
+    figures: dict[str, float] = {}
+    """The most telling."""
+    held: tuple[str, ...] = ()
+    """Why the dataset is held back, in words; nothing where it is not."""
+
+
 class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """One item's end. Fields that do not apply are left out of the JSON."""
 
@@ -65,6 +113,9 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     outputs: tuple[Output, ...] | UnsetType = UNSET
     images: tuple[StoredImage, ...] | UnsetType = UNSET
     audio: tuple[StoredAudio, ...] | UnsetType = UNSET
+    table: StoredTable | UnsetType = UNSET
+    verdict: Verdict | UnsetType = UNSET
+    report: StoredReport | UnsetType = UNSET
     prompt: str | UnsetType = UNSET
     """Of images: what was asked for. Of audio: what is spoken."""
     trained: TrainedModel | UnsetType = UNSET
@@ -156,6 +207,8 @@ class EarlierRecord(msgspec.Struct, frozen=True):
     attempts: int
     line: bytes
     usage: Usage
+    refused: ItemError | None = None
+    """Why the item now ends as failed, whatever it was before."""
 
 
 def earlier_records(data: bytes) -> dict[int, EarlierRecord]:

@@ -16,6 +16,7 @@ import filelock
 import msgspec
 
 from models.errors import FailureKind, ModelError, UnknownModelError
+from models.tabular.columns import Column
 from models.training_run import TRAINED_NAME, VERSION
 from workers.store import MissingObjectError, ObjectStore
 
@@ -68,6 +69,8 @@ class TrainedModel(msgspec.Struct, frozen=True, kw_only=True):
     base_revision: str | None = None
     metrics: dict[str, float] = {}
     """Of an adapter: its loss on what was held out, and the base's."""
+    columns: tuple[Column, ...] = ()
+    """Of a model of tables."""
     schema_version: int = 1
 
     @property
@@ -77,8 +80,13 @@ class TrainedModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_text(self) -> bool:
-        """Whether it has to do with texts, not with pictures."""
-        return self.rows > 0
+        """Whether it has to do with texts, not with pictures or tables."""
+        return self.rows > 0 and not self.columns
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it makes tables."""
+        return bool(self.columns)
 
 
 _models = msgspec.json.Decoder(TrainedModel)

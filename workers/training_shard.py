@@ -21,16 +21,28 @@ from typing import Literal, TypeAlias
 import psutil
 from msgspec import UNSET
 
-from models.training_run import Base, Example, TextData, TrainedFiles, TrainingBackend, TrainingData, TrainingRequest
+from models.training.settings import TableOptions, family_options
+from models.training_run import (
+    Base,
+    Example,
+    TableData,
+    TextData,
+    TrainedFiles,
+    TrainingBackend,
+    TrainingData,
+    TrainingRequest,
+)
 from workers.checkpoints import StoredCheckpoints, earlier_executions
-from workers.contracts import Counts, ShardTask, TrainWork
+from workers.contracts import Counts, FitWork, ShardTask, TrainWork, source_tables_prefix
 from workers.records import Record, encode_record
 from workers.store import ObjectStore
 from workers.trained_models import CONTENT_TYPES, ModelFile, TrainedModel, execution_folder
 from workers.training_data import fetch_images, fetch_rows
 from workers.training_place import StoredTraining
 from workers.training_progress import TrainingProgress
+from workers.training_tables import HOLDOUT_FILE, TRAIN_FILE, fetch_table, parquet_bytes, split_rows
 
+PARQUET = "application/vnd.apache.parquet"
 FETCH_END_SECONDS = 10.0
 """How long a download that is to end may take for its last file."""
 Phase: TypeAlias = Literal["loading", "reading", "generating", "writing"]
@@ -75,6 +87,7 @@ class TrainingShard:
         self._write = write
         self._enter = enter
         self._place: StoredTraining | None = None
+        self._source: dict[str, bytes] = {}
 
     @property
     def progress(self) -> TrainingProgress | None:
@@ -92,6 +105,7 @@ class TrainingShard:
         with scratch(self._home, self._execution) as folder:
             images = folder / (PurePath(self._work.name).name or "images")
             data, digest = await self._fetch(images)
+            await self._keep_source()
             self._enter("generating")
             checkpoints = StoredCheckpoints(
                 self._store,
@@ -110,7 +124,7 @@ class TrainingShard:
         self.counts = Counts(ok=1)
         return encode_record(record) + b"\n"
 
-    async def _fetch(self, folder: Path) -> tuple[TrainingData | TextData, str]:
+    async def _fetch(self, folder: Path) -> tuple[TrainingData | TextData | TableData, str]:
         stop = threading.Event()
         fetching = asyncio.ensure_future(asyncio.to_thread(self._data, folder, stop))
         try:
@@ -122,9 +136,11 @@ class TrainingShard:
                 fetching.exception()  # that it was stopped is known
             raise
 
-    def _data(self, folder: Path, stop: threading.Event) -> tuple[TrainingData | TextData, str]:
+    def _data(self, folder: Path, stop: threading.Event) -> tuple[TrainingData | TextData | TableData, str]:
         """What is trained on, and its digest; images are brought to a folder."""
         work = self._work
+        if work.fit is not None:
+            return self._table(work.fit, stop)
         if work.tune is not None and work.tune.rows:
             rows, digest = fetch_rows(work.tune, self._store, stop, work.name)
             examples = [Example(messages[:-1], messages[-1].content) for messages in rows]
@@ -141,7 +157,31 @@ class TrainingShard:
         )
         return data, digest
 
-    def _request(self, data: TrainingData | TextData, events: Path) -> TrainingRequest:
+    def _table(self, fit: FitWork, stop: threading.Event) -> tuple[TableData, str]:
+        """The rows that a model is fitted to; those that it never sees are kept beside them, for the report."""
+        work, settings = self._work, self._work.parsed_settings()
+        found = fetch_table(fit, self._store, stop, work.name)
+        options = family_options(settings.family, settings.options)
+        share = options.held_out if isinstance(options, TableOptions) else 0.0
+        held_out = split_rows(found.table.num_rows, share, settings.seed)
+        learned = found.table.filter(~held_out)
+        holdout = found.table.filter(held_out)
+        self._source = {TRAIN_FILE: parquet_bytes(learned), HOLDOUT_FILE: parquet_bytes(holdout)}
+        data = TableData(
+            table=learned,
+            columns=found.columns,
+            name=work.name,
+            license=work.license,
+            held_out=holdout.num_rows,
+        )
+        return data, f"{found.digest}:{share:g}"
+
+    async def _keep_source(self) -> None:
+        for name, content in self._source.items():
+            await self._write(source_tables_prefix(self._task.job) + name, content, PARQUET)
+        self._source = {}
+
+    def _request(self, data: TrainingData | TextData | TableData, events: Path) -> TrainingRequest:
         tune = self._work.tune
         return TrainingRequest(
             model=self._task.work.model,
@@ -183,6 +223,7 @@ class TrainingShard:
             base=trained.base,
             base_revision=trained.base_revision,
             metrics=dict(trained.metrics),
+            columns=tuple(trained.columns),
         )
         return Record(
             index=self._task.first,

@@ -9,11 +9,12 @@ import time
 from models.backends.sequences import import_engine
 from models.errors import FailureKind, ModelError
 from models.spec import ModelInfo
-from models.training_run import TRAINING_ENGINE, TrainedFiles, TrainingPlace, TrainingRequest
+from models.training_run import TRAINING_ENGINE, TableData, TrainedFiles, TrainingPlace, TrainingRequest
 
 ENGINE_MODULE = "models.backends.training_engine"
 TUNING_MODULE = "models.backends.tuning_engine"
 """Of adapters, for which a base model has to be imported, too."""
+TABLES_MODULE = "models.backends.table_engine"
 END_SECONDS = 20.0
 """How long a training that is to end may take for its step and its checkpoint."""
 LEAST_WORK = 0.01
@@ -51,7 +52,7 @@ class ThreadTrainingBackend:
 
         def run() -> TrainedFiles:
             signs.begin()
-            engine = import_engine(ENGINE_MODULE if request.base is None else TUNING_MODULE)
+            engine = import_engine(_module(request))
             trained: TrainedFiles = engine.train_files(request, place, stop=stop, signs=signs)
             return trained
 
@@ -76,6 +77,12 @@ class ThreadTrainingBackend:
     async def close(self) -> None:
         """End the training after its step."""
         self._stop.set()
+
+
+def _module(request: TrainingRequest) -> str:
+    if isinstance(request.data, TableData):
+        return TABLES_MODULE
+    return ENGINE_MODULE if request.base is None else TUNING_MODULE
 
 
 class Signs:

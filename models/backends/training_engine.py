@@ -29,6 +29,7 @@ from models.training.saved import load_model, save_trained
 from models.training.settings import TEXT_FAMILIES, TrainingSettings
 from models.training_run import (
     SavedState,
+    TableData,
     TextData,
     TrainedFiles,
     TrainingData,
@@ -191,13 +192,13 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def read_images(asked: TrainingData | TextData, *, captions: bool = False) -> ImageData:
+def read_images(asked: TrainingData | TextData | TableData, *, captions: bool = False) -> ImageData:
     """The images of a request, with their captions or in classes.
 
     Raises:
         ModelError: kind MODEL, they cannot be read.
     """
-    if isinstance(asked, TextData):
+    if isinstance(asked, TextData | TableData):
         raise AssertionError("a training on images was given rows")  # noqa: TRY004  # no caller's fault
     if asked.folder is None:
         return fashion_mnist()

@@ -10,7 +10,7 @@ from models.training.cards import CARD, AdapterAbout, adapter_card
 from models.training.loop import train_subject
 from models.training.text_tuning import TextTuning
 from models.training.tuning import Tuning
-from models.training_run import Base, TextData, TrainedFiles, TrainingPlace, TrainingRequest
+from models.training_run import Base, TableData, TextData, TrainedFiles, TrainingPlace, TrainingRequest
 
 
 def train_files(request: TrainingRequest, place: TrainingPlace, *, stop: threading.Event, signs: Signs) -> TrainedFiles:
@@ -69,6 +69,8 @@ def train_files(request: TrainingRequest, place: TrainingPlace, *, stop: threadi
 
 
 def _open(request: TrainingRequest, base: Base) -> Tuning:
+    if isinstance(request.data, TableData):
+        raise AssertionError("an adapter is not trained on a table")  # noqa: TRY004  # no caller's fault
     if isinstance(request.data, TextData):
         return TextTuning(base, request.data, request.settings)
     # Imported here: a text model needs nothing of diffusers.

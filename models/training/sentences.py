@@ -77,14 +77,24 @@ class SentenceEncoder:
             found[places] = self._encoded([numbers[place] for place in places])
         return found
 
-    def _numbers(self, text: str) -> list[int]:
+    def pieces(self, text: str) -> list[int]:
+        """The numbers of all pieces of a text; an empty one has one."""
         pieces: list[int] = self._pieces.encode(text)
-        return [START, *(pieces or [0])[:MOST_PIECES], END]
+        return pieces or [0]
 
-    def _encoded(self, numbers: Sequence[Sequence[int]]) -> Tensor:
+    @torch.no_grad()
+    def shaped(self, pieces: Sequence[Sequence[int]], length: int) -> Tensor:
+        """The vectors of rows of at most `length` - 2 pieces, each row padded to that length: rows by `WIDTH`."""
+        return self._encoded([[START, *row, END] for row in pieces], length)
+
+    def _numbers(self, text: str) -> list[int]:
+        return [START, *self.pieces(text)[:MOST_PIECES], END]
+
+    def _encoded(self, numbers: Sequence[Sequence[int]], length: int = 0) -> Tensor:
         weights = self._weights
         lengths = torch.tensor([len(row) for row in numbers])
         pieces = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in numbers], batch_first=True)
+        pieces = functional.pad(pieces, (0, max(0, length - pieces.shape[1])))
         within = (torch.arange(pieces.shape[1]) < lengths[:, None])[..., None]
         row, block = pieces // len(self._blocks), pieces % len(self._blocks)
         words = self._blocks[block, row] * weights["scale"][block][..., None] + weights["lo"][block][..., None]

@@ -7,10 +7,12 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar", "text-diffusion", "lora"]
+FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar", "text-diffusion", "lora", "tabular-argn"]
 
 TEXT_FAMILIES: Final[frozenset[FamilyName]] = frozenset({"text-diffusion"})
 """They learn from captions, and draw what a text says; the others learn classes."""
+TABLE_FAMILIES: Final[frozenset[FamilyName]] = frozenset({"tabular-argn"})
+"""They learn from rows of a table, and make rows."""
 CAPTION_FILES: Final = ("captions.jsonl", "metadata.jsonl")
 """Names of a file that holds the captions of a folder's images."""
 MAX_RANK: Final = 32
@@ -107,6 +109,39 @@ class LoraOptions(Options):
     """The share of the data that is not trained on: by its loss, before and after, the adapter is judged."""
 
 
+class TableOptions(Options):
+    """What every family of tables has."""
+
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    """The share of the rows that the model never sees: what it makes is compared with them."""
+
+
+class PrivacyOptions(Options):
+    """Differentially private training: Abadi et al., 2016, "Deep Learning with Differential Privacy"."""
+
+    max_epsilon: Annotated[float, Field(gt=0, le=10_000)] = 8.0
+    """The training ends before it has spent more, that of `value_epsilon` included."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    noise_multiplier: Annotated[float, Field(gt=0, le=10_000)] = 1.5
+    """Deviation of the noise, in units of `max_grad_norm`."""
+    max_grad_norm: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+    """To which the gradient of each row is cut."""
+    value_epsilon: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+    """Spent on the ranges of numbers and on which categories are not rare."""
+
+
+class TabularArgnOptions(TableOptions):
+    """TabularARGN of mostlyai-engine."""
+
+    size: Literal["S", "M", "L"] = "M"
+    epochs: Annotated[float, Field(gt=0, le=10_000)] = 100.0
+    """Passes over the rows, at most: it ends where the loss on a tenth of them falls no more."""
+    batch_size: Annotated[int | None, Field(ge=1, le=65_536)] = None
+    """Rows a step; by default about a sixty-fourth of all, and from 8 to 1024."""
+    dp: PrivacyOptions | None = None
+    """Differential privacy; by default none."""
+
+
 OPTIONS: Final[dict[FamilyName, type[Options]]] = {
     "diffusion": DiffusionOptions,
     "gan": GanOptions,
@@ -114,6 +149,7 @@ OPTIONS: Final[dict[FamilyName, type[Options]]] = {
     "ar": AutoregressiveOptions,
     "text-diffusion": TextDiffusionOptions,
     "lora": LoraOptions,
+    "tabular-argn": TabularArgnOptions,
 }
 
 

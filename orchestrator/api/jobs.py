@@ -103,6 +103,7 @@ def create_job(
         allow_faults=services.settings.allow_faults,
         find_trained=services.trained.find,
         find_adapter=services.trained.find_adapter,
+        find_table=services.trained.find_table,
     )
     services.hints.ping()  # a job that nothing can run is refused, and leaves nothing behind
     job = services.jobs.create(spec, idempotency_key=idempotency_key)

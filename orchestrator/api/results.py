@@ -11,9 +11,10 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
 from orchestrator import results
-from orchestrator.api.errors import NOT_FOUND, RequestError
+from orchestrator.api.errors import CONFLICT, NOT_FOUND, RequestError
 from orchestrator.api.services import Services, ServicesOf
 from orchestrator.job_files import find_file
+from orchestrator.passes import HELD_BACK
 from orchestrator.results import Page
 from workers.records import StoredAudio, StoredImage
 
@@ -25,6 +26,7 @@ CONTENT_TYPES = {
     "csv": "text/csv; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
 }
+Held = Annotated[bool, Query(description="Give a dataset that is held back, too.")]
 FILE_COLUMNS: dict[str, Literal["images", "audio"]] = {"image": "images", "audio": "audio"}
 """Of kinds of jobs whose items end as files: the field of a record that names them."""
 _FILE: dict[int | str, dict[str, Any]] = {  # OpenAPI
@@ -38,8 +40,11 @@ _AUDIO: dict[int | str, dict[str, Any]] = {200: {"description": "The sound", "co
 
 
 @router.get("/results", operation_id="list_results")
-def list_results(job_id: str, services: ServicesOf, after: After = None, limit: Limit = 100) -> Response:
+def list_results(
+    job_id: str, services: ServicesOf, after: After = None, limit: Limit = 100, *, held: Held = False
+) -> Response:
     """Records in item order, once each; of a job that runs, those up to the first item that is still open."""
+    _refuse_held(services, job_id, held=held)
     return _page_answer(results.read(services.store, services.jobs, job_id, after=after, limit=limit))
 
 
@@ -54,10 +59,17 @@ def download_results(
     job_id: str,
     services: ServicesOf,
     form: Annotated[Literal["jsonl", "csv", "parquet"], Query(alias="format")] = "jsonl",
+    *,
+    held: Held = False,
 ) -> StreamingResponse:
-    """All records as one file."""
+    """All records as one file; of a table, all its rows."""
+    _refuse_held(services, job_id, held=held)
     chunks = results.stream(services.store, services.jobs, job_id)
-    if form != "jsonl":
+    if services.jobs.get(job_id).kind == "tabular":
+        from orchestrator import table_results  # noqa: PLC0415 - pyarrow, as below
+
+        chunks = table_results.stream(services.store, services.jobs, job_id, form)
+    elif form != "jsonl":
         spec = services.jobs.spec(job_id)
         outputs = FILE_COLUMNS.get(spec.kind, spec.n)
         chunks = _exporter(form)(chunks, spec.kept, outputs, tuple(spec.nodes or ()))
@@ -79,6 +91,24 @@ def download_audio(job_id: str, name: str, services: ServicesOf) -> StreamingRes
     return _file_answer(services, find_file(services.store, services.jobs, job_id, "audio", name))
 
 
+@router.get("/report", operation_id="read_report")
+def read_report(
+    job_id: str,
+    services: ServicesOf,
+    form: Annotated[Literal["html", "json"], Query(alias="format")] = "html",
+) -> Response:
+    """The report on the dataset that a job has made."""
+    job = services.jobs.get(job_id)
+    report = None if job.findings is None else job.findings.report
+    if report is None:
+        raise RequestError(f"job {job_id} has no report, or none yet", status=NOT_FOUND, code="no_report")
+    data = services.store.get(report.html if form == "html" else report.json)
+    # What a page shows came out of a model: it may show itself, and run nothing of anybody else's.
+    policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"}
+    kind = "text/html; charset=utf-8" if form == "html" else "application/json"
+    return Response(data, media_type=kind, headers=policy)
+
+
 @router.get("/training/samples", operation_id="download_samples", responses=_IMAGE)
 def download_samples(job_id: str, services: ServicesOf) -> Response:
     """The newest sheet of samples of a model in training, a column for each class; also while it is trained."""
@@ -89,6 +119,17 @@ def download_samples(job_id: str, services: ServicesOf) -> Response:
 def download_losses(job_id: str, services: ServicesOf) -> Response:
     """The losses of a training so far, as JSON lines: step, losses, seconds, images a second."""
     return Response(_of_training(job_id, services, "history"), media_type=CONTENT_TYPES["jsonl"])
+
+
+def _refuse_held(services: Services, job_id: str, *, held: bool) -> None:
+    """Refuse to give a dataset that did not reach what was asked of it to whoever does not say that he wants it so."""
+    error = services.jobs.get(job_id).error
+    if error is not None and error.code == HELD_BACK and not held:
+        raise RequestError(
+            f"job {job_id}: {error.message}; to read it nevertheless, ask with held=true",
+            status=CONFLICT,
+            code=HELD_BACK,
+        )
 
 
 def _file_answer(services: Services, file: StoredImage | StoredAudio) -> StreamingResponse:

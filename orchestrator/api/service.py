@@ -109,16 +109,18 @@ def list_models(services: ServicesOf) -> dict[str, object]:
             "object": "model",
             "created": int(model.trained_at),
             "owned_by": "nightmill",
-            "kind": "text" if model.is_text else "image",
+            "kind": _kind(model),
             "description": f"{_what(model)}trained by job {model.version} on {model.source}",
             "engines": _engines(model),
             "license": model.license,
             "version": model.version,
             "family": model.family,
             "classes": model.classes,
-            "size": [model.width, model.height],
+            "size": [] if model.is_table else [model.width, model.height],
             "base": model.base,
             "metrics": model.metrics,
+            "columns": model.columns,
+            "rows": model.rows,
         }
         for model in services.trained.newest()
     ]
@@ -129,7 +131,15 @@ def _what(model: TrainedModel) -> str:
     return "" if model.base is None else f"a LoRA adapter of {model.base}, "
 
 
+def _kind(model: TrainedModel) -> str:
+    if model.is_table:
+        return "table"
+    return "text" if model.is_text else "image"
+
+
 def _engines(model: TrainedModel) -> list[str]:
+    if model.is_table:
+        return [model.family]
     if model.base is None:
         return [TRAINED_ENGINE]
     return list(catalog.TEXT_ENGINES) if model.is_text else ["diffusers"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import typer
 
 from orchestrator.cli.output import BAD_INPUT, NOT_COMPLETED, OK, print_json
 from orchestrator.cli.progress import Display, Speedometer
-from orchestrator.cli.text import error_text, item_counts, output, wall_time
+from orchestrator.cli.text import error_text, findings_lines, item_counts, output, wall_time
 from orchestrator.client import Client
 from orchestrator.lifecycle import JobStatus
 from orchestrator.views import JobView
@@ -56,6 +56,7 @@ class Ending:
             lines += [
                 f"  items    {item_counts(job)}",
                 f"  {name:<8} {value}",
+                *(f"  {title:<8} {text}" for title, text in findings_lines(job)),
                 f"  time     {wall_time(job)}",
                 f"  results  {self.results}",
             ]
@@ -90,19 +91,22 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
             return [f"adapter {model['name']}@{model['version']} of {model['base']}{_judged(model['metrics'])}"]
         size = f"{model['width']} by {model['height']}"
         return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes']) or 'any text'}"]
-    if "images" in record:
-        return [
-            f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}{_of_prompt(record)}"
-            for image in record["images"]
-        ]
-    if "audio" in record:
-        return [
-            f"{sound['key'].rpartition('/')[2]}, {sound['seconds']:.1f} s: {record['prompt'].strip()}"
-            for sound in record["audio"]
-        ]
+    if any(name in record for name in ("images", "audio", "table")):
+        return list(_files_text(record))
     if "outputs" in record:
         return [_text(output["text"]) for output in record["outputs"]]
     return [_text(record.get("output", record["status"]))]
+
+
+def _files_text(record: Mapping[str, Any]) -> Iterator[str]:  # a record: any JSON
+    for image in record.get("images", ()):
+        yield f"{image['key'].rpartition('/')[2]}, {image['width']} by {image['height']}{_of_prompt(record)}"
+    for sound in record.get("audio", ()):
+        yield f"{sound['key'].rpartition('/')[2]}, {sound['seconds']:.1f} s: {record['prompt'].strip()}"
+    if "table" in record:
+        table = record["table"]
+        drawn = f" of {table['candidates']:,} candidates" if table["candidates"] != table["rows"] else ""
+        yield f"{table['rows']:,} rows{drawn}, {table['bytes'] / 1000:,.0f} kB"
 
 
 def _judged(metrics: Mapping[str, float]) -> str:

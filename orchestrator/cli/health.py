@@ -7,12 +7,15 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from orchestrator.cli.output import NOT_COMPLETED, guarded, print_json, print_table, say, stdout
 from orchestrator.cli.stack import AsJson, DataDir
+
+if TYPE_CHECKING:
+    from orchestrator.client import ModelEntry
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
 
@@ -105,7 +108,10 @@ def models(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 def _missing(engine: str) -> tuple[str, ...]:
     from models import catalog, image_catalog
+    from models.tabular.families import FAMILIES, missing_packages
 
+    if engine in FAMILIES:
+        return missing_packages(engine)
     if engine in image_catalog.IMAGE_ENGINES:
         return image_catalog.missing_packages(engine)
     return next((catalog.missing_packages(name) for name in catalog.ENGINES if name == engine), (engine,))
@@ -126,10 +132,7 @@ def _trained(data_dir: Path | None) -> list[dict[str, Any]]:  # JSON
         {
             "name": entry.id,
             "kind": entry.kind,
-            "description": f"{entry.family}, {'x'.join(map(str, entry.size))}, trained {moment(entry.created)}: "
-            f"{', '.join(entry.classes) or 'any text'}"
-            if entry.base is None
-            else f"a LoRA adapter of {entry.base}, trained {moment(entry.created)}",
+            "description": f"{_described(entry)}, trained {moment(entry.created)}",
             "engines": list(entry.engines),
             "runs_here": [engine for engine in entry.engines if not _missing(engine)],
             "license": entry.license,
@@ -139,6 +142,18 @@ def _trained(data_dir: Path | None) -> list[dict[str, Any]]:  # JSON
             "size": list(entry.size),
             "trained_at": entry.created,
             "base": entry.base,
+            "columns": [{"name": column.name, "kind": column.kind} for column in entry.columns],
+            "rows": entry.rows,
         }
         for entry in found
     ]
+
+
+def _described(entry: ModelEntry) -> str:
+    if entry.base is not None:
+        return f"a LoRA adapter of {entry.base}"
+    if entry.columns:
+        shown = ", ".join(f"{column.name}: {column.kind}" for column in entry.columns[:8])
+        more = f", and {len(entry.columns) - 8} more" if len(entry.columns) > 8 else ""
+        return f"{entry.family} of {entry.rows:,} rows ({shown}{more})"
+    return f"{entry.family}, {'x'.join(map(str, entry.size))} ({', '.join(entry.classes) or 'any text'})"

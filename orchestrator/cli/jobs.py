@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, its first characters, or `last`.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write a file into this folder.")]
-Format = Annotated[Literal["jsonl", "csv", "parquet"], typer.Option("--format", help="Of the file that is written.")]
+Format = Annotated[
+    Literal["jsonl", "csv", "parquet"] | None,
+    typer.Option("--format", help="Of the file that is written: by default jsonl, of a table parquet."),
+]
 FailOnErrors = Annotated[bool, typer.Option("--fail-on-errors", help="Exit with 1 if any item failed.")]
 SHORTEST_PREFIX = 4
 
@@ -138,7 +141,7 @@ def results(
     *,
     job_id: JobId,
     out: Out = None,
-    form: Format = "jsonl",
+    form: Format = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -156,13 +159,13 @@ def results(
             say(f"{path}")
         elif as_json:
             print_json(_first(client.results, job.id, limit))
-        elif limit is not None and form == "jsonl":
+        elif limit is not None and form in {None, "jsonl"}:
             import orjson
 
             for record in _first(client.results, job.id, limit):
                 sys.stdout.buffer.write(orjson.dumps(record) + b"\n")
         else:
-            stream_results(client, job.id, form)
+            stream_results(client, job.id, form or "jsonl")
         sys.stdout.flush()
     if not job.ended:
         say(f"the job is still {job.status.value}: these are the results so far")

@@ -112,6 +112,8 @@ def _output(spec: JobSpec, summary: PlanSummary) -> str:
         steps = f"{work.parsed_settings().steps:,} steps{budget}"
         if training.base is not None:
             return f"an adapter of {training.base}, {steps}"
+        if work.fit is not None:
+            return f"a {training.family} model of tables{budget}"
         return f"a {training.family} model of {work.width} by {work.height}, {steps}"
     if spec.kind == "image":
         return f"{spec.n * summary.items:,} images by {', '.join(spec.steps)}"
@@ -126,6 +128,7 @@ def _runs_here(spec: JobSpec) -> str:
     from models import audio_catalog, catalog
     from models.errors import ModelError
     from models.image_catalog import engine_key
+    from models.tabular.families import FAMILIES, check_table_engine
     from models.training_run import check_training_engine
     from orchestrator.static_checks import may_be_trained
 
@@ -133,6 +136,8 @@ def _runs_here(spec: JobSpec) -> str:
         return "one that was trained, if there is"
     try:
         if spec.kind == "train":
+            if spec.training is not None and spec.training.family in FAMILIES:
+                check_table_engine(spec.training.family)
             check_training_engine(tuning=spec.training is not None and spec.training.base is not None)
             return "can be trained here"
         if spec.kind == "image":

@@ -24,6 +24,13 @@ WINDOW_SECONDS = 20.0
 _RUNNING = {"loading": "loading model", "reading": "generating", "generating": "generating", "writing": "generating"}
 
 _TRAINING = {"loading": "loading", "reading": "fetching its data", "generating": "training", "writing": "saving"}
+_FOLLOWING = {
+    "pass": "judging all rows",
+    "redo": "drawing rejected rows again",
+    "settled": "writing down what was rejected",
+    "report": "writing the report",
+    "over": "ending",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class Speedometer:
             retries=job.losses + job.failures,
             trouble=None if job.ended else job.trouble,
             images_per_second=None if job.images is None or not per_second else per_second * job.images / max(1, done),
+            unit="items" if job.rows is None else "blocks",
         )
 
 
@@ -118,6 +126,8 @@ def phase_of(job: JobView) -> str:
     if job.status is JobStatus.VALIDATING:
         return "planning"
     if job.status is JobStatus.IN_PROGRESS:
+        if job.following is not None and job.phase is None:
+            return _FOLLOWING[job.following]
         if job.phase is None:
             # Between two shards nothing runs for a moment.
             return "generating" if job.counts.done else "queued"

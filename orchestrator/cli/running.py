@@ -43,7 +43,7 @@ def run(
     job_file: JobFile,
     overrides: Overrides = None,
     out: Out = None,
-    form: Format = "jsonl",
+    form: Format = None,
     no_watch: Annotated[bool, typer.Option("--no-watch", help="Submit only, and print the job's id.")] = False,
     fail_on_errors: FailOnErrors = False,
     data_dir: DataDir = None,

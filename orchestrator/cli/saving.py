@@ -13,8 +13,20 @@ from orchestrator.views import JobView
 from workers.training_progress import TrainingProgress
 
 
-def save_job(client: Client, job: JobView, folder: Path, form: ResultFormat) -> Path:
-    """Write all results of a job into `folder`; returns the file to open first."""
+def save_job(client: Client, job: JobView, folder: Path, form: ResultFormat | None) -> Path:
+    """Write all results of a job into `folder`; returns the file to open first.
+
+    Without a format a table is written as Parquet, and whatever else as JSON lines.
+    """
+    if job.findings is not None:
+        from orchestrator.cli.tables import save_report  # noqa: PLC0415 - only where there is one
+
+        save_report(client, job, folder)
+    if job.rows is not None:
+        from orchestrator.cli.tables import save_table  # noqa: PLC0415 - as above
+
+        return save_table(client, job, folder, form or "parquet")
+    form = form or "jsonl"
     if job.nodes:
         from orchestrator.cli.flow_folder import save_flow  # noqa: PLC0415 - Jinja only where there is a page
 

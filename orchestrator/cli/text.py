@@ -30,7 +30,8 @@ def item_counts(job: JobView) -> str:
     parts += [
         f"{value:,} {name}" for name, value in (("cancelled", counts.cancelled), ("expired", counts.expired)) if value
     ]
-    return " · ".join(parts) + (f" (over {len(job.nodes)} nodes)" if job.nodes else "")
+    what = " (blocks of rows)" if job.rows is not None else ""
+    return " · ".join(parts) + what + (f" (over {len(job.nodes)} nodes)" if job.nodes else "")
 
 
 def tokens(job: JobView) -> str:
@@ -47,12 +48,40 @@ def output(job: JobView) -> tuple[str, str]:
     """What came out of a job, as name and value: its images, its spoken texts, or its tokens."""
     if job.training is not None:
         return "training", training_text(job.training)
+    if job.rows is not None:
+        return "rows", rows_text(job)
     for name, made in (("images", job.images), ("spoken", job.sounds)):
         if made is not None:
             seconds = generation_seconds(job)
             rate = f" · {made / seconds:,.1f} {'images' if name == 'images' else 'texts'}/s" if seconds and made else ""
             return name, f"{made:,}{rate}"
     return "tokens", tokens(job)
+
+
+def rows_text(job: JobView) -> str:
+    """`1,000,000 · 24,000 rows/s`."""
+    seconds = generation_seconds(job)
+    rate = f" · {job.rows / seconds:,.0f} rows/s" if seconds and job.rows else ""
+    return f"{job.rows or 0:,}{rate}"
+
+
+def findings_lines(job: JobView) -> list[tuple[str, str]]:
+    """What passes and the report have found, as names and values."""
+    found = job.findings
+    if found is None:
+        return []
+    lines = []
+    if found.rounds:
+        by_rule = ", ".join(f"{rule} {count:,}" for rule, count in sorted(found.rejected.items()))
+        given_up = f" · {found.given_up:,} given up" if found.given_up else ""
+        rounds = f"{found.rounds:,} {'round' if found.rounds == 1 else 'rounds'}"
+        lines.append(
+            ("passes", f"{rounds} · {found.drawn_again:,} drawn again{given_up}{f' · {by_rule}' if by_rule else ''}")
+        )
+    if found.report is not None:
+        figures = " · ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in found.report.figures.items())
+        lines.append(("report", figures or "made"))
+    return lines
 
 
 def node_text(node: NodeView) -> str:
@@ -174,6 +203,7 @@ def describe(job: JobView, now: float | None = None) -> Iterator[tuple[str, str]
     shards = " · ".join(f"{count:,} {name}" for name, count in sorted(job.shards.items()))
     yield "shards", f"{job.shard_count:,}" + (f" · {shards}" if shards else "")
     yield output(job)
+    yield from findings_lines(job)
     yield "time", wall_time(job)
     if job.started_at is not None:
         yield "work", shard_work(job)

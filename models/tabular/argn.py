@@ -1,0 +1,237 @@
+"""Sampling from TabularARGN, the engine of `mostlyai-engine`.
+
+Tiwald et al., 2025, "TabularARGN: a flexible and efficient auto-regressive framework for generating high-fidelity
+synthetic data", https://arxiv.org/abs/2501.12012: a network foretells each column from any set of others, so columns
+are drawn one by one, in any order: what is given first, what must not be missing last.
+
+The engine's own `generate` builds its network anew in each call, reads its weights from a workspace and writes rows to
+it. For blocks of some thousand rows that is most of the time. Here the network stays, and the engine's own parts are
+put together as `generate` does; a test holds the two together, byte for byte.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import pandas as pd
+import pyarrow as pa
+import torch
+from mostlyai.engine._common import get_cardinalities, get_columns_from_cardinalities
+from mostlyai.engine._encoding_types.tabular.categorical import CATEGORICAL_NULL_TOKEN, CATEGORICAL_UNKNOWN_TOKEN
+from mostlyai.engine._tabular.argn import FlatModel
+from mostlyai.engine._tabular.common import fix_rare_token_probs, get_argn_column_names, translate_fixed_probs
+from mostlyai.engine._tabular.encoding import encode_df
+from mostlyai.engine._tabular.generation import _decode_df, _deepmerge, _fix_imputation_probs
+from mostlyai.engine.domain import ImputationConfig, RareCategoryReplacementMethod
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.errors import FailureKind, ModelError
+from models.tabular.argn_frames import engine_names, from_series, to_frame
+from models.tabular.columns import Column, Values, table_schema
+from models.tabular.engine import TableRequest
+from models.tabular.fresh import make_fresh
+from models.tabular.requests import check_request, invalid, value_array
+from models.tabular.saved import WEIGHTS, SavedTable, read_config
+
+STATS: Final = "stats.json"
+"""What the engine has learned of each column: categories that are not rare, ranges without their ends."""
+ROWS_AT_ONCE: Final = 100_000
+"""A larger request is drawn in pieces, which bounds the memory."""
+_SHOWN = 10
+_CATEGORY = "cat"
+"""The engine's name of the one number that a category is."""
+
+
+def open_model(folder: Path) -> ArgnModel:
+    """The model of a folder, on the processor.
+
+    Raises:
+        ModelError: kind MODEL, code `model_folder_incomplete`, `model_folder_invalid` or `weights_damaged`.
+    """
+    saved = read_config(folder)
+    try:
+        stats = orjson.loads((folder / STATS).read_bytes())
+        return ArgnModel(saved, stats, load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError, orjson.JSONDecodeError) as error:
+        raise ModelError(
+            FailureKind.MODEL, "weights_damaged", f"{folder} does not hold a whole model of tables: {error}"
+        ) from error
+
+
+class ArgnModel:
+    """A `TableModel` (see there)."""
+
+    def __init__(self, saved: SavedTable, stats: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self._saved = saved
+        self._stats = stats
+        self._names = engine_names(saved.columns)
+        self._cardinalities: dict[str, int] = get_cardinalities(stats)
+        with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
+            self._network = FlatModel(
+                tgt_cardinalities=self._cardinalities,
+                ctx_cardinalities={},
+                ctxseq_len_median={},
+                model_size=saved.engine["configs"]["model_units"],
+                column_order=None,
+                device=torch.device("cpu"),
+            )
+        self._network.load_state_dict(tensors)
+        self._network.eval()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """See `TableModel`."""
+        return self._saved.columns
+
+    def sample(self, request: TableRequest) -> pa.Table:
+        """See `TableModel`."""
+        check_request(request, self.columns)
+        pieces = []
+        with seeded(request.seed):
+            probabilities = self._probabilities(request)
+            order = self._order(request)
+            fixed = self._fixed(request)
+            for start in range(0, request.rows, ROWS_AT_ONCE):
+                rows = min(ROWS_AT_ONCE, request.rows - start)
+                pieces.append(self._draw(request, rows, start, probabilities, order, fixed))
+        return pa.concat_tables(pieces) if pieces else table_schema(self.columns).empty_table()
+
+    def _draw(
+        self,
+        request: TableRequest,
+        rows: int,
+        start: int,
+        probabilities: dict[str, dict[int, float]],
+        order: list[str],
+        fixed: dict[str, int],
+    ) -> pa.Table:
+        with torch.no_grad():
+            codes, _ = self._network(
+                {},
+                mode="gen",
+                batch_size=rows,
+                fixed_probs=probabilities,
+                fixed_values={name: torch.full((rows,), code, dtype=torch.int) for name, code in fixed.items()},
+                temperature=request.temperature,
+                top_p=1.0,
+                column_order=order,
+            )
+        encoded = pd.DataFrame({name: codes[name].numpy().astype(np.int32) for name in self._cardinalities})
+        decoded = _decode_df(encoded, self._stats)
+        arrays = [
+            self._column(column, place, request, rows, start, decoded) for place, column in enumerate(self.columns)
+        ]
+        return pa.Table.from_arrays(arrays, schema=table_schema(self.columns))
+
+    def _column(
+        self, column: Column, place: int, request: TableRequest, rows: int, start: int, decoded: pd.DataFrame
+    ) -> Values:
+        if column.name in request.where:
+            return value_array(column, request.where[column.name], rows)
+        if column.name in self._names:
+            return from_series(decoded[self._names[column.name]], column)
+        return make_fresh(
+            self._saved.fresh[column.name],
+            column,
+            rows=rows,
+            first=request.first + start,
+            seed=(request.seed, place, start),
+            complete=column.name in request.impute,
+        )
+
+    def _engine_names(self, names: Sequence[str]) -> list[str]:
+        """Of those that are modelled."""
+        return [self._names[name] for name in names if name in self._names]
+
+    def _order(self, request: TableRequest) -> list[str]:
+        """What is given first, then what is re-balanced; last what is not to be missing."""
+        columns = self._stats["columns"]
+        given = get_argn_column_names(columns, self._engine_names(list(request.where)))
+        balanced = get_argn_column_names(columns, self._engine_names(list(request.rebalance)))
+        complete = get_argn_column_names(columns, self._engine_names(request.impute))
+        early = list(dict.fromkeys([*given, *balanced]))
+        late = [name for name in complete if name not in early]
+        rest = get_columns_from_cardinalities(self._cardinalities)
+        return [*early, *(name for name in rest if name not in early and name not in late), *late]
+
+    def _fixed(self, request: TableRequest) -> dict[str, int]:
+        """Codes of what is given, by the engine's names of their parts."""
+        where = {name: value for name, value in request.where.items() if name in self._names}
+        if not where:
+            return {}
+        chosen = [column for column in self.columns if column.name in where]
+        for column in chosen:
+            if column.kind == "categorical" and where[column.name] is not None:
+                self._known(column, _text(value_array(column, where[column.name], 1)))
+        values = pa.table({column.name: value_array(column, where[column.name], 1) for column in chosen})
+        frame = to_frame(values, self.columns)
+        encoded, _, _ = encode_df(df=frame, stats=self._stats)
+        return {name: int(encoded[name].iloc[0]) for name in encoded.columns if name in self._cardinalities}
+
+    def _probabilities(self, request: TableRequest) -> dict[str, dict[int, float]]:
+        """Shares that are set from outside: of rare values, of missing ones, and of what is re-balanced."""
+        complete = ImputationConfig(columns=self._engine_names(request.impute)) if request.impute else None
+        balanced = {
+            self._names[column.name]: {
+                _CATEGORY: {
+                    self._known(column, value): share for value, share in request.rebalance[column.name].items()
+                }
+            }
+            for column in self.columns
+            if column.name in request.rebalance
+        }
+        probabilities: dict[str, dict[int, float]] = translate_fixed_probs(
+            _deepmerge(
+                fix_rare_token_probs(self._stats, RareCategoryReplacementMethod.sample),
+                _fix_imputation_probs(self._stats, complete),
+                balanced,
+            ),
+            self._stats,
+        )
+        return probabilities
+
+    def _known(self, column: Column, value: str) -> int:
+        """The code of a category; one that is rare in the source is none."""
+        codes: dict[str, int] = self._stats["columns"][self._names[column.name]]["codes"]
+        known = {text: code for text, code in codes.items() if text not in _SPECIAL}
+        if value not in known:
+            shown = ", ".join(list(known)[:_SHOWN]) + (", …" if len(known) > _SHOWN else "")
+            raise invalid(f"column {column.name!r} has no value {value!r}, or it is too rare; there are {shown}")
+        return known[value]
+
+
+_SPECIAL = frozenset({CATEGORICAL_NULL_TOKEN, CATEGORICAL_UNKNOWN_TOKEN})
+
+
+def engine_seed(seed: int) -> int:
+    """A seed of any size as the engine's generators take it: 32 bits."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators, which the engine draws from; they are then as they were before."""
+    number = engine_seed(seed)
+    ours, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - what the engine draws from
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        np.random.seed(number)  # noqa: NPY002
+        random.seed(number)
+        try:
+            yield
+        finally:
+            random.setstate(ours)
+            np.random.set_state(numpys)  # noqa: NPY002
+
+
+def _text(values: Values) -> str:
+    text: str = values.cast(pa.string())[0].as_py()
+    return text
