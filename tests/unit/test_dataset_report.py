@@ -331,7 +331,7 @@ def test_columns_differ_by_case_and_stand_in_any_order(tmp_path: Path) -> None:
     [
         ("numeric", [1.5] * 100),
         ("categorical", ["one"] * 100),
-        ("datetime", [dt.datetime(2024, 5, 1, 12, 30)] * 100),
+        ("datetime", [dt.datetime(2024, 5, 1, 12, 30, tzinfo=dt.UTC)] * 100),
         ("integer", list(range(100))),
         ("numeric", [None] * 100),
         ("categorical", [None] * 100),
