@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -119,7 +120,7 @@ def list_models(services: ServicesOf) -> dict[str, object]:
             "size": [] if model.is_table else [model.width, model.height],
             "base": model.base,
             "metrics": model.metrics,
-            "columns": model.columns,
+            "columns": msgspec.to_builtins(model.columns),
             "rows": model.rows,
         }
         for model in services.trained.newest()
