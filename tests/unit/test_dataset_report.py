@@ -110,6 +110,7 @@ def test_a_copy_of_the_training_rows_is_caught(tmp_path: Path, source: tuple[Pat
     assert report.privacy.closeness.share > 0.99
     assert report.privacy.membership.auc > 0.99
     held = check_gate(report, STRICT)
+    assert f"<li>{held[0]}</li>".encode() in report.html(held)
     assert held[0] == "the share of rows equal to a training row is 1.0000, above max_identical, 0.01"
     assert [sentence.split(",")[1].split()[1] for sentence in held] == ["max_identical", "max_closer", "max_membership"]
     assert "weak" in levels(report, "privacy")
@@ -297,6 +298,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path, source: tuple[Path, Path]) 
     assert b"http://" not in page
     assert b"https://" not in page
     assert b"<svg" in page
+    assert b"Held back" not in page
     assert len(page) < 300_000
 
 
