@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import html.parser
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -400,6 +402,14 @@ def test_a_number_is_a_target_as_well(tmp_path: Path, source: tuple[Path, Path])
     assert report.utility.real.mean > 0.4
     assert report.utility.ratio is not None
     assert report.utility.ratio > 0.7
+
+
+def test_whoever_reads_a_report_need_not_load_what_made_it() -> None:
+    script = (
+        "import sys, workers.dataset_report.gate, workers.dataset_report.figures;"
+        "print(sorted({'duckdb', 'sklearn', 'numpy', 'pyarrow', 'pandas', 'jinja2'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_figures_of_known_tables() -> None:
