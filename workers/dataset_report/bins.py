@@ -26,6 +26,9 @@ OTHER: Final = "(other)"
 MISSING: Final = "(missing)"
 _MOST_TRIES: Final = 1000
 _DAY: Final = 86_400.0
+_FIRST: Final = dt.datetime.min.replace(tzinfo=dt.UTC).timestamp()
+_LAST: Final = dt.datetime(9999, 12, 31, tzinfo=dt.UTC).timestamp()
+"""Times that have a date here; a file may have others."""
 
 
 class Binned(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +100,7 @@ def write_number(value: float, beside: NDArray[np.float64]) -> str:
 
 def write_moment(seconds: float, beside: NDArray[np.float64]) -> str:
     """A time as a day, or with hours and minutes where the others lie within days of it."""
+    seconds = min(max(seconds, _FIRST), _LAST)
     moment = dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(seconds=round(seconds))
     days = len({other // _DAY for other in beside}) == len(beside)
     return moment.strftime("%Y-%m-%d" if days else "%Y-%m-%d %H:%M")

@@ -271,8 +271,12 @@ class Report(Figures, frozen=True, kw_only=True):
         """As JSON, with a newline at the end."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
-    def html(self) -> bytes:
-        """As one page of HTML that needs nothing else: styles and figures are inside, no script is."""
-        from workers.dataset_report.page import render_page  # noqa: PLC0415 - whoever reads figures needs no template
+    def html(self, held: tuple[str, ...] = ()) -> bytes:
+        """As one page of HTML that needs nothing else: styles and figures are inside, no script is.
 
-        return render_page(self).encode()
+        Args:
+            held: What holds the dataset back (`gate.check_gate`), to stand at the top.
+        """
+        from workers.dataset_report.page import page_of  # noqa: PLC0415 - whoever reads figures needs no template
+
+        return page_of(self, held)

@@ -30,6 +30,13 @@ def tree_matrices(features: Sequence[Feature], tables: Sequence[pa.Table]) -> li
     ]
 
 
+def fill_unknown(rows: Matrix, *others: Matrix) -> None:
+    """Set to 0, in place, the columns of which no value of `rows` is known: trees cannot be fitted to them."""
+    unknown = np.isnan(rows).all(axis=0)
+    for table in (rows, *others):
+        table[:, unknown] = 0.0
+
+
 def _tree_columns(feature: Feature, tables: Sequence[pa.Table]) -> list[Matrix]:
     values = [table.column(feature.field) for table in tables]
     if feature.kind != "category":

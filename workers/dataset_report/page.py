@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,13 @@ MOST_COLUMNS: Final = 120
 """Columns whose spread is drawn: the ones that are furthest from the source, in the dataset's order."""
 
 
-def render_page(report: Report) -> str:
-    """The page of a report."""
+def page_of(report: Report, held: Sequence[str] = ()) -> bytes:
+    """The page of a report, in UTF-8.
+
+    Args:
+        report: What is shown.
+        held: What holds the dataset back (`gate.check_gate`), to stand at the top.
+    """
     # Names and values are a stranger's: whatever they hold, they are text.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -29,8 +35,9 @@ def render_page(report: Report) -> str:
     shapes = {column.name: column.shape for column in report.columns if column.shape is not None}
     columns = _chosen(report.columns)
     names = _in_matrix(report)
-    return environment.get_template("page.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         report=report,
+        held=held,
         plots=plots,
         columns=columns,
         columns_left=len(report.columns) - len(columns),
@@ -43,6 +50,7 @@ def render_page(report: Report) -> str:
         associations=_associations(report, names) if len(names) > 1 else None,
         matrix_left=len(shapes) - len(names),
     )
+    return page.encode()
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from workers.dataset_report.matrices import tree_matrices
+from workers.dataset_report.matrices import fill_unknown, tree_matrices
 from workers.dataset_report.ranking import auc, chance_error
 from workers.dataset_report.tables import Feature
 
@@ -44,11 +44,12 @@ def tell_apart(features: Sequence[Feature], original: pa.Table, synthetic: pa.Ta
     rows = np.vstack(tree_matrices(features, tables))
     truth = np.repeat([0, 1], size)
     odd = np.arange(2 * size) % 2 == 1
+    learned, tried, answers = rows[odd], rows[~odd], truth[~odd]
+    fill_unknown(learned, tried)
     categories = [feature.kind == "category" for feature in features]
     model = HistGradientBoostingClassifier(
         max_iter=TREES, categorical_features=categories, early_stopping=False, random_state=seed
-    ).fit(rows[odd], truth[odd])
-    tried, answers = rows[~odd], truth[~odd]
+    ).fit(learned, truth[odd])
 
     def reached() -> float:
         return auc(answers == 1, model.predict_proba(tried)[:, 1])

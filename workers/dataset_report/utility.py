@@ -18,7 +18,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.metrics import r2_score
 
 from workers.dataset_report.figures import PairFigures, Score, Utility
-from workers.dataset_report.matrices import Matrix, tree_matrices
+from workers.dataset_report.matrices import Matrix, fill_unknown, tree_matrices
 from workers.dataset_report.ranking import auc
 from workers.dataset_report.tables import Feature
 from workers.dataset_report.values import count_values, place_values
@@ -60,7 +60,7 @@ def choose_target(
     Raises:
         NoTargetError: there is none that a model could be tried on.
     """
-    if len(features) < 2:
+    if len({feature.column for feature in features}) < 2:
         raise NoTargetError("a model needs two columns that it can learn from, or more")
     if train.num_rows < LEAST_TRAINING or holdout.num_rows < LEAST_TEST:
         raise NoTargetError(
@@ -162,6 +162,8 @@ def _fit_and_guess(
     rows: Matrix, truth: Matrix, test: Matrix, categories: list[bool], target: Target, seed: int
 ) -> Matrix:
     """Of each test row: the shares of the classes (rows, classes), or the number (rows, 1)."""
+    test = test.copy()
+    fill_unknown(rows, test)
     settings = {
         "max_iter": TREES,
         "categorical_features": categories,
