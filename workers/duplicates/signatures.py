@@ -94,7 +94,7 @@ class SignatureCache:
         self._checked: set[Path] = set()
 
     def ensure(self, part: PartTexts) -> Path:
-        """The file of a part's signatures, made if need be: by `embedding`, minutes for 100,000 sentences; else seconds.
+        """The file of a part's signatures, made if need be: of 100,000 sentences in seconds, by `embedding` minutes.
 
         Raises:
             ModelError: kind MODEL, as `TextVectors`; only with `embedding`.
