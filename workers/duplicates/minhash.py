@@ -113,7 +113,7 @@ def _shingles(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.uint6
     kinds = _kinds()[codes]
     owner = np.cumsum(codes == ord("\n")) - 1
     letters = kinds != _SEPARATOR
-    # Of what separates words one sign is kept, the one before a word: it stands for a space. None where none are written.
+    # Of what separates words one sign is kept, the one before a word: it stands for a space.
     kept = letters | np.append(kinds[1:] == _LETTER, False)
     bare = np.bincount(owner, letters, len(texts)) == 0
     if bare.any():
