@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from workers.table_accept.errors import TableRuleError
+from workers.table_accept.rules import Scalar
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,7 +48,11 @@ def connected(
         raise TableRuleError(
             "rules for rows of tables are checked with DuckDB, which is not installed here: pip install 'duckdb>=2.0'"
         ) from error
-    settings = {**_SHUT, "threads": str(threads), "memory_limit": f"{memory_mib}MiB"}
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        **_SHUT,
+        "threads": str(threads),
+        "memory_limit": f"{memory_mib}MiB",
+    }
     if folder is not None:
         settings["temp_directory"] = str(folder)
     connection = duckdb.connect(":memory:" if folder is None else str(folder / "rows.duckdb"), config=settings)
@@ -67,7 +72,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def literal(value: bool | int | float | str) -> str:
+def literal(value: Scalar) -> str:
     """A value as SQL writes it."""
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 ROWS: Final = "candidates"
 """The name by which the table is asked."""
 _ALLOWED: Final = frozenset({
-    "COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "BETWEEN", "CASE", "CAST", "TYPE", "FUNCTION", "OPERATOR", "COLLATE",
+    "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "OPERATOR",
+    "TYPE",
 })  # fmt: skip
+"""What a tree may consist of, as DuckDB calls it."""
 _REFUSED: Final = {
     "SUBQUERY": "a subquery; a rule sees one row: use unique or dependencies for what holds between rows",
     "WINDOW": "a window function; a rule sees one row: use unique or dependencies for what holds between rows",
@@ -35,16 +37,15 @@ _REFUSED: Final = {
     "LAMBDA": "a lambda; write the condition out",
 }
 FUNCTIONS: Final = frozenset({
-    "+", "-", "*", "/", "//", "%", "**", "^", "||", "~~", "!~~", "~~*", "!~~*",
-    "abs", "ceil", "ceiling", "exp", "floor", "greatest", "isfinite", "isinf", "isnan", "least", "ln", "log", "log10", "log2",
-    "mod", "pow", "power", "round", "sign", "sqrt", "trunc",
-    "concat", "contains", "ends_with", "instr", "left", "len", "length", "like_escape", "not_like_escape", "lower", "lcase",
-    "ltrim", "position", "prefix", "regexp_full_match", "regexp_matches", "reverse", "right", "rtrim", "split_part",
-    "starts_with", "strpos", "substr", "substring", "suffix", "trim", "ucase", "upper",
-    "date_diff", "date_part", "date_sub", "date_trunc", "datediff", "datepart", "datetrunc", "day", "dayofweek", "dayofyear",
-    "epoch", "hour", "isodow", "last_day", "make_date", "minute", "month", "quarter", "second", "strftime", "strptime",
-    "to_days", "to_hours", "to_minutes", "to_months", "to_seconds", "to_weeks", "to_years", "try_strptime", "week", "year",
-    "if", "ifnull", "nullif",
+    "+", "-", "*", "/", "//", "%", "**", "^", "||", "~~", "!~~", "~~*", "!~~*", "abs", "ceil", "ceiling", "exp",
+    "floor", "greatest", "isfinite", "isinf", "isnan", "least", "ln", "log", "log10", "log2", "mod", "pow", "power",
+    "round", "sign", "sqrt", "trunc", "concat", "contains", "ends_with", "instr", "lcase", "left", "len", "length",
+    "like_escape", "lower", "ltrim", "not_like_escape", "position", "prefix", "regexp_full_match", "regexp_matches",
+    "reverse", "right", "rtrim", "split_part", "starts_with", "strpos", "substr", "substring", "suffix", "trim",
+    "ucase", "upper", "date_diff", "date_part", "date_sub", "date_trunc", "datediff", "datepart", "datetrunc", "day",
+    "dayofweek", "dayofyear", "epoch", "hour", "isodow", "last_day", "make_date", "minute", "month", "quarter",
+    "second", "strftime", "strptime", "to_days", "to_hours", "to_minutes", "to_months", "to_seconds", "to_weeks",
+    "to_years", "try_strptime", "week", "year", "if", "ifnull", "nullif",
 })  # fmt: skip
 """Functions and operators that an expression may use."""
 
@@ -154,7 +155,13 @@ def _parsed(connection: duckdb.DuckDBPyConnection, sql: str, label: str) -> Mapp
     statements = parsed["statements"]
     node = statements[0]["node"]
     chosen = node.get("select_list", [])
-    extra = [*node.get("modifiers", []), node.get("where_clause"), node.get("having"), node.get("qualify"), node.get("sample")]
+    extra = [
+        *node.get("modifiers", []),
+        node.get("where_clause"),
+        node.get("having"),
+        node.get("qualify"),
+        node.get("sample"),
+    ]
     plain = node.get("type") == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not any(extra)
     if len(statements) != 1 or not plain or len(chosen) != 1 or chosen[0].get("alias"):
         raise TableRuleError("it is more than one expression; write a condition such as `age BETWEEN 18 AND 90`", label)
@@ -177,7 +184,11 @@ def _check_tree(tree: Mapping[str, Any], known: Iterable[str], label: str) -> No
         if what == "FUNCTION" and node["function_name"].casefold() not in FUNCTIONS:
             name = node["function_name"]
             near = difflib.get_close_matches(name.casefold(), sorted(FUNCTIONS), n=1, cutoff=0.75)
-            hint = f"did you mean {near[0]}?" if near else "allowed are arithmetic and functions of numbers, texts and dates"
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else "allowed are arithmetic and functions of numbers, texts and dates"
+            )
             raise TableRuleError(f"{name} is not among the functions that a rule may use; {hint}", label)
 
 
@@ -185,7 +196,7 @@ def _names(tree: Mapping[str, Any]) -> Iterator[str]:
     return (node["column_names"][-1] for node in _nodes(tree) if node["class"] == "COLUMN_REF")
 
 
-def _nodes(value: Any) -> Iterator[Mapping[str, Any]]:  # any JSON
+def _nodes(value: object) -> Iterator[Mapping[str, Any]]:  # JSON
     if isinstance(value, Mapping):
         if "class" in value:
             yield value

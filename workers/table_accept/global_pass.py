@@ -42,8 +42,6 @@ def _no_rows() -> Rows:
     return np.empty(0, np.int64)
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class CandidateBlock:
     """A Parquet file of candidates, and what is known of its rows; numbers of rows are from 0 within it, ascending."""
@@ -158,7 +156,7 @@ def _batches(
             if count + len(chosen) > batch and held:
                 yield _together(held)
                 held, count = [], 0
-            held.append((np.full(len(chosen), number, np.int64), table.take(pa.array(chosen)), numbers[chosen]))
+            held.append((np.full(len(chosen), number, np.int64), table.take(chosen), numbers[chosen]))
             count += len(chosen)
     if held:
         yield _together(held)
@@ -169,14 +167,17 @@ def _read(block: CandidateBlock, schema: pa.Schema, batch: int) -> Iterator[tupl
         with parquet.ParquetFile(block.path) as file:
             first = 0
             for some in file.iter_batches(batch_size=batch, columns=schema.names):
-                yield pa.Table.from_batches([some]).select(schema.names).cast(schema), np.arange(first, first + len(some))
+                yield (
+                    pa.Table.from_batches([some]).select(schema.names).cast(schema),
+                    np.arange(first, first + len(some)),
+                )
                 first += len(some)
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{block.path.name} cannot be read: {error}") from error
 
 
 def _key_schema(blocks: Sequence[CandidateBlock], rules: TableRules) -> pa.Schema:
-    """The columns that rows are compared by, with the types that blocks have; a block may have none but missing values."""
+    """The columns that rows are compared by, with the blocks' types; a block may have missing values alone."""
     keys = [*rules.unique, *((*each.determinant, *each.dependent) for each in rules.dependencies)]
     types: dict[str, pa.DataType] = {column: pa.null() for key in keys for column in key}
     for block in blocks:
@@ -232,7 +233,7 @@ class _Keeper:
             By place in the batch, ascending, the rules that reject the row.
         """
         with self._batch(rows):
-            met = [frozenset(self._met(place)) for place in range(len(self._rules))]
+            met = [self._met(place) for place in range(len(self._rules))]
             groups = [self._groups(key, dependent) for key, dependent in self._rules]
             broken = self._settled(met, groups)
             self._connection.register("broken", pa.table({"place": pa.array(list(broken), pa.int64())}))
@@ -280,7 +281,7 @@ class _Keeper:
                 f"WHERE {where} AND {_present(key)}{known}"
             )
 
-    def _met(self, place: int) -> list[int]:
+    def _met(self, place: int) -> frozenset[int]:
         """Places of rows that an accepted row of an earlier batch rejects."""
         key, dependent = self._rules[place]
         same = " AND ".join(f"kept.{name} = batch.{name}" for name in key)
@@ -288,19 +289,27 @@ class _Keeper:
         found = self._connection.execute(
             f"SELECT DISTINCT batch.place FROM batch JOIN kept{place} AS kept ON {same} WHERE {other}"  # noqa: S608 - names of ours
         )
-        places: list[int] = found.fetchnumpy()["place"].tolist()
-        return places
+        places: NDArray[np.int64] = np.asarray(found.fetchnumpy()["place"], np.int64)
+        return frozenset(places.tolist())
 
     def _groups(self, key: Sequence[str], dependent: Sequence[str]) -> Mapping[int, tuple[int, int]]:
-        """Of rows whose key others of the batch have, too: by place, a number of the key and one of all columns."""
+        """Of rows that others of the batch may reject: by place, a number of the key and one of all columns."""
         found = self._connection.execute(
             f"WITH shared AS (SELECT * FROM batch WHERE {_present(key)} "  # noqa: S608 - names of ours
             f"QUALIFY count(*) OVER (PARTITION BY {_listed(*key)}) > 1) "
             f"SELECT place, dense_rank() OVER (ORDER BY {_listed(*key)}) AS same, "
             f"dense_rank() OVER (ORDER BY {_listed(*key, *dependent)}) AS whole FROM shared"
         ).fetchnumpy()
-        numbers = zip(found["same"].tolist(), found["whole"].tolist(), strict=True)
-        return dict(zip(found["place"].tolist(), numbers, strict=True))
+        places, same, whole = (np.asarray(found[name], np.int64) for name in ("place", "same", "whole"))
+        if dependent and len(places):
+            # Rows that agree in everything cannot contradict one another; most groups are of such rows.
+            last = int(same.max()) + 1
+            lowest, highest = np.full(last, len(same) + 1), np.zeros(last, np.int64)
+            np.minimum.at(lowest, same, whole)
+            np.maximum.at(highest, same, whole)
+            mixed = (lowest < highest)[same]
+            places, same, whole = places[mixed], same[mixed], whole[mixed]
+        return dict(zip(places.tolist(), zip(same.tolist(), whole.tolist(), strict=True), strict=True))
 
     def _named(self, columns: Sequence[str]) -> tuple[str, ...]:
         return tuple(self._numbers[column] for column in columns)

@@ -39,7 +39,9 @@ class LocalRules:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -58,7 +60,7 @@ class LocalRules:
         import duckdb  # noqa: PLC0415 - as `connected`
 
         # A rule without any column is asked of as many rows, too.
-        asked = table.select(self._columns) if self._columns else pa.table({"row": np.zeros(len(table), np.int8)})
+        asked = table.select(self._columns) if self._columns else pa.table({"row": pa.nulls(len(table))})
         self._connection.register(ROWS, asked.cast(plain_schema(asked.schema)))
         try:
             found = self._connection.execute(self._sql).fetchnumpy()

@@ -8,7 +8,7 @@ accepts the row, and rows that lack a value of a unique key are not compared. Wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -75,7 +75,7 @@ class RowRule(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, data: Any) -> Any:  # whatever a job file holds
+    def _from_text(cls, data: object) -> object:
         return {"expression": data} if isinstance(data, str) else data
 
     @model_validator(mode="after")
@@ -91,8 +91,8 @@ class RowRule(BaseModel):
         if self.name is not None:
             return self.name
         if self.range is not None:
-            ends = f"{'' if self.range.min is None else self.range.min}..{'' if self.range.max is None else self.range.max}"
-            return f"{self.range.column} in {ends}"
+            low, high = ("" if end is None else end for end in (self.range.min, self.range.max))
+            return f"{self.range.column} in {low}..{high}"
         if self.regex is not None:
             return f"{self.regex.column} matches {self.regex.pattern}"
         if self.within is not None:
@@ -118,7 +118,7 @@ class Dependency(BaseModel):
     def _is_no_circle(self) -> Self:
         both = set(self.determinant) & set(self.dependent)
         if both:
-            raise ValueError(f"{sorted(both)[0]!r} is in from and in to; a column depends on itself anyhow")
+            raise ValueError(f"{min(both)!r} is in from and in to; a column depends on itself anyhow")
         return self
 
     @property
