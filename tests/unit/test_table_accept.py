@@ -214,11 +214,11 @@ def _by_hand(rows: Sequence[Mapping[str, object]], out: set[int], accepted: set[
     return broken
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     cuts=st.lists(st.integers(0, 60), max_size=4),
-    batch=st.sampled_from([1, 9, 25, 1000]),
+    batch=st.sampled_from([9, 25, 1000]),
     accepted=st.sets(st.integers(0, 59), max_size=8),
     out=st.sets(st.integers(0, 59), max_size=8),
 )
