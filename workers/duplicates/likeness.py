@@ -189,6 +189,8 @@ class Likeness:
             return
         asked_vectors, known_vectors = asked.signatures.vector, known.signatures.vector
         ask_rows, known_rows = np.flatnonzero(asking), np.flatnonzero(knowing)
+        lowest = np.float32(threshold - _MARGIN)
+        room = np.empty(_TILE * _TILE, np.float32)  # one for all tiles: fresh memory costs more than the product
         for at in range(0, len(ask_rows), _TILE):
             tile = ask_rows[at : at + _TILE]
             heads = asked.heads[tile]
@@ -196,10 +198,11 @@ class Likeness:
                 others = known_rows[start : start + _TILE]
                 if others[0] >= bound[tile].max():
                     break
-                near = heads @ known.heads[others].T >= threshold - _MARGIN
-                hits = np.flatnonzero(near)
-                if not len(hits):
+                bounds = room[: len(tile) * len(others)].reshape(len(tile), len(others))
+                np.matmul(heads, known.heads[others].T, out=bounds)
+                if bounds.max() < lowest:
                     continue
+                hits = np.flatnonzero(bounds >= lowest)
                 later, earlier = tile[hits // len(others)], others[hits % len(others)]
                 below = earlier < bound[later]
                 later, earlier = later[below], earlier[below]
