@@ -34,6 +34,7 @@ class DenyList:
 def _form(words: Sequence[str]) -> str:
     """A phrase as a regular expression: no letters before it and behind it, of a script that has spaces."""
     text = r"\s+".join(re.escape(word) for word in words)
+    text = re.sub("ß|ss", "(?:ß|ss)", text, flags=re.IGNORECASE)  # of `heiß` the capitals are `HEISS`
     # Not \b: a phrase may begin or end with a sign that is no letter.
     before = "" if re.match(rf"[{_UNSPACED}]", words[0]) else rf"(?<![^\W{_UNSPACED}])"
     behind = "" if re.search(rf"[{_UNSPACED}{_HANGUL}]\Z", words[-1]) else rf"(?![^\W{_UNSPACED}{_HANGUL}])"

@@ -181,6 +181,7 @@ def test_the_fields_that_rules_name_are_told() -> None:
         ("安い", "とても安いです", True),
         ("최저가", "최저가를 보장합니다", True),
         ("C++", "only C++!", True),
+        ("heiß", "HEISS!", True),
         ("best  price", "Best\nprice.", True),
     ],
 )
