@@ -123,11 +123,11 @@ def _columns(rows: Path, path: Path) -> _Dataset:
     if not rows.stat().st_size:
         raise ModelError(FailureKind.MODEL, "no_report", "the dataset has no rows: there is nothing to report on")
     with duckdb.connect(config={"temp_directory": str(rows.parent), "memory_limit": "1GB"}) as connection:
-        connection.execute(
-            "COPY (SELECT * FROM read_json(?, format = 'newline_delimited', sample_size = -1, "
-            f"maximum_object_size = {MOST_BYTES})) TO '{str(path).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)",
-            [str(rows)],
-        )
+        read = f"read_json(?, format = 'newline_delimited', sample_size = -1, maximum_object_size = {MOST_BYTES})"
+        rows_as_columns = connection.execute(f"SELECT * FROM {read}", [str(rows)]).to_arrow_reader(LOOKED_AT)  # noqa: S608
+        with pq.ParquetWriter(path, rows_as_columns.schema) as writer:
+            for batch in rows_as_columns:
+                writer.write_batch(batch)
     with pq.ParquetFile(path) as file:
         first = next(file.iter_batches(batch_size=LOOKED_AT))
     columns = find_columns(plain_table(pa.Table.from_batches([first])), {})

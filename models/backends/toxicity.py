@@ -1,8 +1,8 @@
 """How offensive an English text is: a linear classifier over its words.
 
-Five support vector machines, averaged and calibrated (Platt, 1999, "Probabilistic outputs for support vector
-machines"), trained on 200,000 labelled comments and posts in English: Jigsaw's toxic comments and Davidson et al.,
-2017, https://arxiv.org/abs/1703.04009. Weights MIT (Victor Zhou, Dimitrios Mistriotis), as the package `alt-profanity-check`
+Five support vector machines, averaged and calibrated (Platt, "Probabilistic outputs for SVMs", 1999),
+trained on 200,000 labelled comments and posts in English: Jigsaw's toxic comments and Davidson et al., 2017,
+https://arxiv.org/abs/1703.04009. Weights MIT (Victor Zhou, Dimitrios Mistriotis), as the package `alt-profanity-check`
 ships them; its code is not imported. It weighs words and knows no context: polite threats pass, quoted insults do not,
 and of another language it knows nothing. A filter, not a judge.
 """

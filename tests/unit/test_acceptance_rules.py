@@ -170,6 +170,25 @@ def test_the_fields_that_rules_name_are_told() -> None:
     assert fields == {"name": 0, "brand": 1, "price": 2, "the tone": 3}
 
 
+@pytest.mark.parametrize(
+    ("banned", "text", "found"),
+    [
+        ("cheap", "a cheap one", True),
+        ("cheap", "很cheap的", True),
+        ("cheap", "cheaper, uncheap", False),
+        ("最低价", "我们的最低价保证", True),
+        ("最低价", "最低的价", False),
+        ("安い", "とても安いです", True),
+        ("최저가", "최저가를 보장합니다", True),
+        ("C++", "only C++!", True),
+        ("heiß", "HEISS!", True),
+        ("best  price", "Best\nprice.", True),
+    ],
+)
+def test_banned_words_are_whole_words_where_there_are_spaces(banned: str, text: str, found: bool) -> None:
+    assert (said({"banned": [banned]}, text) is not None) == found
+
+
 def test_words_are_counted_in_every_script() -> None:
     assert count_words("A well-known 3.5 l jug, isn't it?") == 7
     assert count_words("这是一个测试。Hello world") == 8
