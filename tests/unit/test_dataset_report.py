@@ -249,6 +249,7 @@ def test_texts_that_repeat_themselves() -> None:
     varied = describe_texts("text", ["The bridge is closed.", "Rain falls on Basel all week.", "她在学习物理。"], 0)
     same = describe_texts("text", ["How can I help you today, Sir?"] * 9 + ["How can I help you, Sir?"], 0)
     assert varied.repeated == 0
+    assert same.rows == 10
     assert varied.near == 0
     assert same.repeated == 0.9
     assert same.near is not None

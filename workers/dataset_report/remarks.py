@@ -176,11 +176,11 @@ def _identical(figures: Privacy) -> Remark:
 
 def _itself(report: Report) -> Iterator[Remark]:
     """What can be said without a source."""
-    if report.training_rows is None and report.pairs and report.repeated > 0.01:
+    if report.training_rows is None and report.texts and report.repeated > 0.01:
         yield Remark(
             level="fair",
             subject="rows",
-            text=f"{_percent(report.repeated)} of its rows repeat an earlier one, texts aside.",
+            text=f"{_percent(report.repeated)} of its rows repeat an earlier one.",
         )
     for column in report.columns:
         if report.training_rows is None and column.missing == 1:
