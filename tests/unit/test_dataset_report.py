@@ -228,7 +228,7 @@ def test_a_gate_holds_back_what_it_cannot_see(tmp_path: Path) -> None:
 def test_without_a_source_the_dataset_is_described_alone(tmp_path: Path) -> None:
     table = pa.table(
         {
-            "topic": ["bills", "delivery"] * 20,
+            "topic": ["bills", "delivery"] * 19 + ["returns"] * 2,
             "text": [f"My parcel {row} has not come, and it was due on day {row * 7}." for row in range(39)] + [None],
         }
     )
@@ -238,7 +238,8 @@ def test_without_a_source_the_dataset_is_described_alone(tmp_path: Path) -> None
     assert report.fidelity is None
     assert report.privacy is None
     assert report.columns[0].shape is not None
-    assert report.columns[0].shape.synthetic[:2] == (0.5, 0.5)
+    assert report.columns[0].shape.labels[:3] == ("bills", "delivery", "returns")
+    assert report.columns[0].shape.synthetic[:3] == (0.475, 0.475, 0.05)
     (texts,) = report.texts
     assert texts.empty == pytest.approx(1 / 40)
     assert texts.openings == pytest.approx(1 / 39)
