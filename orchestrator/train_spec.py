@@ -57,6 +57,9 @@ LORA_DEFAULTS: Final = {
 _FAMILY_DEFAULTS: Final[dict[FamilyName, dict[str, Any]]] = {
     "lora": LORA_DEFAULTS,
     "tabular-argn": {**_DEFAULTS, "steps": MAX_STEPS},  # its epochs are the bound
+    # The penalty on a critic's slope bears no fast steps.
+    "tabular-gan": {**_DEFAULTS, "steps": 4000, "batch_size": 128, "learning_rate": 3e-4},
+    "tabular-vae": {**_DEFAULTS, "steps": 10_000, "batch_size": 128},
 }
 _ENGINES_OWN: Final[dict[FamilyName, tuple[str, ...]]] = {
     "tabular-argn": (
@@ -132,7 +135,7 @@ class TrainData(BaseModel):
         if len(given) == 1:
             missing = "completion" if given[0] == "prompt" else "prompt"
             raise ValueError(f"{missing} is missing: a template over the row of {self.file}")
-        if self.system is not None and not given:
+        if self.file is not None and self.system is not None and not given:
             raise ValueError("system is for a prompt, and there is none")
         if self.columns and given:
             raise ValueError("columns is for a table, and prompt and completion are for text; give one of the two")

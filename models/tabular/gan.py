@@ -37,8 +37,6 @@ from models.training.settings import TabularGanOptions, TrainingSettings
 SOFTNESS: Final = 0.2
 """Temperature of the Gumbel softmax."""
 PENALTY: Final = 10.0
-SLOWER: Final = 0.3
-"""Of the learning rate that is set: the penalty bears no more, and the same setting serves other families."""
 DROPPED: Final = 0.2
 """The share of the critic's features that it does without, each time."""
 
@@ -55,24 +53,22 @@ class Conditions:
         self.widths = [heads[place].width for place in self.places]
         self.starts = torch.tensor([sum(self.widths[:at]) for at in range(len(self.places))], dtype=torch.long)
         self.size = sum(self.widths)
-        most = max(self.widths, default=0)
-        counts = torch.zeros(len(self.places), most, dtype=torch.float64)
-        shown = counts.clone()
+        self.most = max(self.widths, default=0)
+        self._counts = torch.zeros(len(self.places), self.most, dtype=torch.float64)
         for at, place in enumerate(self.places):
-            head = heads[place]
-            counts[at, : head.width] = torch.tensor(head.counts)
-            shown[at, : head.width] = torch.tensor(head.counts)
-            if head.rare_code is not None:
-                shown[at, head.rare_code] = 0
-        # Categories are learned by the logarithm of their frequency, so that rare ones are seen as well.
-        self._learned = _cumulative(torch.log1p(counts))
-        self._shown = _cumulative(shown)
+            self._counts[at, : heads[place].width] = torch.tensor(heads[place].counts)
 
-    def draw(self, count: int, generator: torch.Generator, *, as_shown: bool) -> tuple[Tensor, Tensor]:
-        """A column (its place among these) and a code of it for each row."""
+    def as_shown(self, barred: Barred) -> Tensor:
+        """Of each column, the shares up to each code, as the source has them without those that are barred."""
+        counts = self._counts.clone()
+        for at, place in enumerate(self.places):
+            counts[at, list(barred.get(place, ()))] = 0
+        return cumulative(counts)
+
+    def draw(self, count: int, shares: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A column (its place among these), each as likely, and a code of it by its `shares`, for each row."""
         columns = torch.randint(len(self.places), (count,), generator=generator)
-        cumulative = (self._shown if as_shown else self._learned)[columns]
-        return columns, (torch.rand(count, 1, generator=generator, dtype=torch.float64) > cumulative).sum(1)
+        return columns, (torch.rand(count, 1, generator=generator, dtype=torch.float64) > shares[columns]).sum(1)
 
     def vectors(self, columns: Tensor, codes: Tensor) -> Tensor:
         """Rows by `size`."""
@@ -114,7 +110,7 @@ class Generator(TableNetwork):
         if not conditions.places:
             condition = torch.zeros(count, 0)
         else:
-            columns, codes = conditions.draw(count, generator, as_shown=True)
+            columns, codes = conditions.draw(count, conditions.as_shown(barred), generator)
             able = [at for at, place in enumerate(conditions.places) if place in wanted]
             if able:
                 columns = torch.tensor(able)[torch.randint(len(able), (count,), generator=generator)]
@@ -175,7 +171,7 @@ class TableGan(TableSubject):
         self._layout, self._conditions = self.current.layout, self.current.conditions
         self._critic = _Critic(self._layout.size + self._conditions.size, options)
         self._index = _Index(rows, self._conditions)
-        rate = SLOWER * settings.learning_rate
+        rate = settings.learning_rate
         self._generator_optimizer = Adam(self.current.parameters(), lr=rate, betas=(0.5, 0.9), weight_decay=1e-6)
         self._critic_optimizer = Adam(self._critic.parameters(), lr=rate, betas=(0.5, 0.9))
 
@@ -220,7 +216,7 @@ class TableGan(TableSubject):
         if not self._conditions.places:
             nothing = torch.zeros(count, dtype=torch.long)
             return nothing, nothing, torch.zeros(count, 0)
-        columns, codes = self._conditions.draw(count, generator, as_shown=False)
+        columns, codes = self._conditions.draw(count, self._index.shares, generator)
         return columns, codes, self._conditions.vectors(columns, codes)
 
     def _made(self, condition: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -254,16 +250,17 @@ class TableGan(TableSubject):
 
 
 class _Index:
-    """Finds rows that have a code."""
+    """Finds rows that have a code. `shares` are those by which codes are learned."""
 
     def __init__(self, rows: Rows, conditions: Conditions) -> None:
         self._count = len(rows)
         found = [np.argsort(rows.codes[:, place], kind="stable").astype(np.int32) for place in conditions.places]
         self._order = torch.from_numpy(np.stack(found)) if found else torch.zeros(0, 0, dtype=torch.int32)
-        most = max(conditions.widths, default=0)
-        counts = [np.bincount(rows.codes[:, place], minlength=most) for place in conditions.places]
+        counts = [np.bincount(rows.codes[:, place], minlength=conditions.most) for place in conditions.places]
         self._counts = torch.from_numpy(np.stack(counts)) if counts else torch.zeros(0, 0, dtype=torch.long)
         self._starts = self._counts.cumsum(1) - self._counts
+        # Codes are learned by the logarithm of their frequency, so that rare ones are seen as well.
+        self.shares = cumulative(torch.log1p(self._counts.double()))
 
     def draw(self, columns: Tensor, codes: Tensor, generator: torch.Generator) -> Tensor:
         """A row for each condition, each of those that fulfil it as likely; any row where there are no conditions."""
@@ -274,7 +271,7 @@ class _Index:
         return self._order[columns, self._starts[columns, codes] + within].long()
 
 
-def _cumulative(weights: Tensor) -> Tensor:
+def cumulative(weights: Tensor) -> Tensor:
     """Shares up to each code but the last: a number from 0 to 1 is above as many as its code says."""
     return (weights.cumsum(1) / weights.sum(1, keepdim=True).clamp(min=1e-12))[:, :-1]
 

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]  # it has none
-from sklearn.mixture import BayesianGaussianMixture  # type: ignore[import-untyped]  # it has none
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import BayesianGaussianMixture
 
 from models.tabular.columns import Column, Values
 from models.tabular.scales import Scale, find_scale, is_missing

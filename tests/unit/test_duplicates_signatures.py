@@ -50,7 +50,23 @@ def test_case_and_punctuation_leave_a_signature_as_it_is() -> None:
 
 
 def test_agreement_estimates_the_common_share() -> None:
-    words = "red blue green small large warm cold soft hard plain kettle jacket lamp table chair".split()
+    words = [
+        "red",
+        "blue",
+        "green",
+        "small",
+        "large",
+        "warm",
+        "cold",
+        "soft",
+        "hard",
+        "plain",
+        "kettle",
+        "jacket",
+        "lamp",
+        "table",
+        "chair",
+    ]
     rng = np.random.default_rng(3)
     errors = []
     for changed in range(60):
@@ -65,7 +81,7 @@ def test_agreement_estimates_the_common_share() -> None:
 
 def test_texts_without_spaces_are_compared_by_shorter_pieces() -> None:
     text = "我昨天收到的水壶已经坏了，请问怎样才能退货并且拿回我付的钱？"
-    assert _share(text, text.replace("，", " ").replace("？", "。")) > 0.9
+    assert _share(text, text.replace("，", " ").replace("？", "。").replace("水壶", "水 壶")) == 1
     assert 0.6 < _share(text, text.replace("水壶", "台灯")) < 1
     assert _share(text, "保修期为两年，从购买之日起计算，配件除外。") < 0.1
 
@@ -177,6 +193,6 @@ def test_a_part_whose_texts_are_not_in_order_is_refused(tmp_path: Path) -> None:
 def test_rules_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="no rule is left"):
         DuplicateRules(exact=False, minhash=None, embedding=None)
-    with pytest.raises(ValueError, match="greater than or equal to 0.7"):
+    with pytest.raises(ValueError, match=r"greater than or equal to 0\.7"):
         DuplicateRules(minhash=0.3)
     assert DuplicateRules(minhash=None).names == ("exact", "embedding")

@@ -62,7 +62,7 @@ def run(
         parts: All parts of the job, in order of the index. They are gone through twice; their texts are read only where
             their signatures are not in the cache.
         rules: As the cache's.
-        fixed: Indexes that an earlier round accepted, in ascending order; none of them is yielded. May be mapped from disk.
+        fixed: Indexes that an earlier round accepted, ascending; none of them is yielded. May be mapped from disk.
         scratch: A folder of this pass alone. What is in it is removed, at the beginning and at the end.
         cache: Where the signatures of parts are, or are put.
         against: Parts of other jobs, each named, in an order that is always the same.
@@ -129,7 +129,7 @@ class _Pass:
         self.shelf.put(kept, np.full(len(kept), job, np.int32))
 
     def judged(self, texts: Signatures) -> list[Rejected]:
-        """Judge a block of texts that stand behind all that was seen, in order, and accept those that are not rejected."""
+        """Judge a block of texts that stand behind all that was seen, and accept those that are not rejected."""
         first, distinct = _first_of_equals(texts)
         block = self._likeness.prepare(texts.take(distinct))
         alive = np.ones(len(block), bool)

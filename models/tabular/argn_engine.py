@@ -1,0 +1,94 @@
+"""What we use of `mostlyai-engine`, all of it in one place, and imported without its language models.
+
+The package imports these first of all, with transformers and what that brings: three quarters of the time that it takes
+to import, each time that an actor starts, for nothing that a table needs. A placeholder stands in for their one module
+while the package is imported.
+
+The names with an underscore are not its public ones. tests/unit/test_tabular_argn.py holds what we make of them
+against what the package itself generates, and requirements/ pins its version.
+"""
+
+# ruff: noqa: E402 - the placeholder comes before the package
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+_LANGUAGE = "mostlyai.engine._language.interface"
+
+
+def _import_without_language() -> None:
+    if "mostlyai.engine" in sys.modules:
+        return
+    placeholder: Any = ModuleType(_LANGUAGE, "In place of the language models.")
+    placeholder.LanguageModel = None
+    sys.modules[_LANGUAGE] = placeholder
+    try:
+        importlib.import_module("mostlyai.engine")
+    finally:
+        del sys.modules[_LANGUAGE]
+
+
+_import_without_language()
+
+from mostlyai.engine import analyze, encode, split
+from mostlyai.engine._common import (
+    ARGN_COLUMN,
+    ARGN_PROCESSOR,
+    ARGN_TABLE,
+    get_argn_name,
+    get_cardinalities,
+    get_columns_from_cardinalities,
+)
+from mostlyai.engine._encoding_types.tabular.categorical import (
+    CATEGORICAL_ESCAPE_CHAR,
+    CATEGORICAL_NULL_TOKEN,
+    CATEGORICAL_UNKNOWN_TOKEN,
+)
+from mostlyai.engine._encoding_types.tabular.numeric import NUMERIC_BINNED_MAX_TOKEN, NUMERIC_BINNED_MIN_TOKEN
+from mostlyai.engine._tabular.argn import FlatModel
+from mostlyai.engine._tabular.common import fix_rare_token_probs, get_argn_column_names, translate_fixed_probs
+from mostlyai.engine._tabular.encoding import encode_df
+from mostlyai.engine._tabular.generation import _decode_col as decode_column
+from mostlyai.engine._tabular.generation import _deepmerge as merge_probabilities
+from mostlyai.engine._tabular.generation import _fix_imputation_probs as fix_imputation_probs
+from mostlyai.engine._workspace import Workspace
+from mostlyai.engine.domain import (
+    DifferentialPrivacyConfig,
+    ImputationConfig,
+    ModelStateStrategy,
+    RareCategoryReplacementMethod,
+)
+
+__all__ = [
+    "ARGN_COLUMN",
+    "ARGN_PROCESSOR",
+    "ARGN_TABLE",
+    "CATEGORICAL_ESCAPE_CHAR",
+    "CATEGORICAL_NULL_TOKEN",
+    "CATEGORICAL_UNKNOWN_TOKEN",
+    "NUMERIC_BINNED_MAX_TOKEN",
+    "NUMERIC_BINNED_MIN_TOKEN",
+    "DifferentialPrivacyConfig",
+    "FlatModel",
+    "ImputationConfig",
+    "ModelStateStrategy",
+    "RareCategoryReplacementMethod",
+    "Workspace",
+    "analyze",
+    "decode_column",
+    "encode",
+    "encode_df",
+    "fix_imputation_probs",
+    "fix_rare_token_probs",
+    "get_argn_column_names",
+    "get_argn_name",
+    "get_cardinalities",
+    "get_columns_from_cardinalities",
+    "merge_probabilities",
+    "split",
+    "translate_fixed_probs",
+]
