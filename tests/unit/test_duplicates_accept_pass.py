@@ -186,6 +186,19 @@ def test_texts_of_another_job_come_first() -> None:
     ]
 
 
+def test_small_parts_are_looked_at_together(tmp_path: Path) -> None:
+    rules = DuplicateRules(embedding=None)
+    texts = [(number, f"text number {number} of a hundred") for number in range(100)]
+    cache = SignatureCache(tmp_path / "cache", rules)
+    others = [*_parts(texts, range(100), "01A"), *_parts(texts, range(100), "01B")]
+    passing = run(
+        _parts(texts, range(100)), rules, fixed=NO_ROWS, scratch=tmp_path / "scratch", cache=cache, against=others
+    )
+    assert next(passing) == Rejected(0, "exact", 0, 1.0, "01A")
+    assert len(list((tmp_path / "scratch").iterdir())) == 2  # a set on disk for each job
+    assert len(list(passing)) == 99
+
+
 def test_a_text_like_a_rejected_one_alone_stays() -> None:
     """Only accepted texts count: else each link of a chain would be rejected for the one before."""
     words = [f"word{number}" for number in range(40)]

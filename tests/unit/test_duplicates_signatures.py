@@ -124,12 +124,14 @@ def test_the_texts_of_a_part_are_those_of_its_good_records(tmp_path: Path) -> No
         {"index": 4, "status": "ok", "output": {"answer": {"text": "Yes", "points": [1, 2.5]}, "topic": "x"}},
         {"index": 5, "status": "failed", "error": {"code": "c", "message": "m"}},
         {"index": 6, "status": "ok", "output": "plain", "seed": 1},
+        {"index": 7, "status": "ok", "outputs": [{"text": "a", "finish_reason": "stop", "seed": 1}, {"text": "b"}]},
     ]
     path = tmp_path / "part.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert list(record_texts(path, "output")) == [(4, "Yes\n1\n2.5\nx"), (6, "plain")]
+    assert list(record_texts(path, "output")) == [(4, "Yes\n1\n2.5\nx"), (6, "plain"), (7, "a\nb")]
     assert list(record_texts(path, "output.answer.text")) == [(4, "Yes")]
     assert list(record_texts(path, "answer.points.1")) == [(4, "2.5")]
+    assert list(record_texts(path, "output.1")) == [(7, "b")]
     assert list(record_texts(path, "answer.nothing")) == []
     assert text_at({"output": "a column of this name", "other": 1}, "output") == "a column of this name"
 
