@@ -49,6 +49,10 @@ bench: $(DEV)  ## Side-by-side benchmarks; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.size
 	$(BIN)/python -m benchmarks.text
 	$(BIN)/python -m benchmarks.images
+	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.duplicates
+	$(BIN)/python -m benchmarks.checks_quality
+	$(BIN)/python -m benchmarks.table_engines
 
 # Leaves a JSON file a scenario in out/chaos; CHAOS="--resume" goes on with what has not passed yet.
 chaos: $(DEV)  ## The fault matrix: every fault with many seeds, hours; CHAOS="kill-worker --seeds 2" runs a piece of it
