@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-images test check types unit bench chaos examples lock clean
+.PHONY: help demo demo-images demo-data test check types unit bench chaos examples lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -24,6 +24,9 @@ demo: $(RUNTIME)  ## Write copy for the whole example catalogue with a real lang
 
 demo-images: $(RUNTIME)  ## Make 200 product pictures, by class and prompt, upscaled and styled, with a gallery
 	@$(BIN)/nightmill run examples/product-images.yaml --out out/demo-images
+
+demo-data: $(RUNTIME)  ## Fit a model to a table, draw 100,000 rows that keep rules, and write 500 dialogues; a report of each
+	@examples/demo-data.sh out/demo-data
 
 test: $(DEV)  ## Every test that needs no GPU, on real Redis, PostgreSQL, S3 over HTTP and Ray
 	$(BIN)/pytest --cov --cov-report=term tests
@@ -46,6 +49,10 @@ bench: $(DEV)  ## Side-by-side benchmarks; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.size
 	$(BIN)/python -m benchmarks.text
 	$(BIN)/python -m benchmarks.images
+	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.duplicates
+	$(BIN)/python -m benchmarks.checks_quality
+	$(BIN)/python -m benchmarks.table_engines
 
 # Leaves a JSON file a scenario in out/chaos; CHAOS="--resume" goes on with what has not passed yet.
 chaos: $(DEV)  ## The fault matrix: every fault with many seeds, hours; CHAOS="kill-worker --seeds 2" runs a piece of it

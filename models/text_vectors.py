@@ -17,9 +17,9 @@ from models.training.sentences import WEIGHTS, WIDTH, SentenceEncoder
 
 REVISION: Final = f"{WEIGHTS.sha256[:16]}/1"
 """Of the weights, and of what is made of them here: codes of two revisions cannot be compared."""
-_LENGTHS = (16, 32, 64, 128, 256)
+_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 _WINDOW = _LENGTHS[-1] - 2  # the encoder puts a piece at either end
-_ROWS = 32
+_ROWS = 8  # fewer waste less where there are few texts; more are not faster
 _FULL_SCALE = 127
 
 

@@ -40,6 +40,7 @@ PART_COLUMNS = (
     "part_failed",
     "part_prompt_tokens",
     "part_completion_tokens",
+    "part_checks",
 )
 
 NO_FIGURES: dict[str, Any] = {  # column values
@@ -427,6 +428,7 @@ def _part_values(part: Part) -> dict[str, Any]:
         "part_failed": part.counts.failed,
         "part_prompt_tokens": part.usage.prompt_tokens,
         "part_completion_tokens": part.usage.completion_tokens,
+        "part_checks": None if part.checks is None else msgspec.json.encode(part.checks).decode(),
     }
 
 

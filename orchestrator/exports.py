@@ -18,8 +18,8 @@ from typing_extensions import Buffer
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for a formula. Source: OWASP, "CSV Injection"."""
 ROWS_PER_GROUP = 20_000
-Outputs: TypeAlias = int | Literal["images", "audio"]
-"""How many texts a record holds, or the field that names its files."""
+Outputs: TypeAlias = int | Literal["images", "audio"] | tuple[str, ...]
+"""How many texts a record holds, or the field that names its files, or the columns of a dataset's row."""
 _FIRST = ("index", "custom_id", "status")
 _LAST = (
     "finish_reason",
@@ -43,6 +43,8 @@ def columns(kept: Sequence[str], outputs: Outputs, nodes: Sequence[str] = ()) ->
     """
     if nodes:
         return [*_FIRST, *(f"input.{name}" for name in kept), *nodes, "error_code", "error_message"]
+    if isinstance(outputs, tuple):
+        return [*_FIRST, *(f"input.{name}" for name in kept), *map(_column, outputs), *_LAST]
     if isinstance(outputs, str):
         return [*_FIRST, *(f"input.{name}" for name in kept), "prompt", outputs, *_LAST]
     texts = ["output"] if outputs == 1 else [f"output_{number}" for number in range(1, outputs + 1)]
@@ -157,6 +159,8 @@ def _row(record: dict[str, Any], kept: Sequence[str], outputs: Outputs) -> dict[
     }
     if isinstance(outputs, str):
         row[outputs] = " ".join(file["key"] for file in record.get(outputs) or ()) or None
+    elif isinstance(outputs, tuple):
+        row |= {_column(name): (record.get("output") or {}).get(name) for name in outputs}
     elif outputs == 1:
         row["output"] = record.get("output")
     else:
@@ -164,6 +168,11 @@ def _row(record: dict[str, Any], kept: Sequence[str], outputs: Outputs) -> dict[
         row |= {f"output_{number}": sample["text"] for number, sample in enumerate(samples, start=1)}
         row["finish_reason"] = ",".join(sample["finish_reason"] for sample in samples) or None
     return row
+
+
+def _column(name: str) -> str:
+    """A dataset's column among those that every export has."""
+    return f"output.{name}" if name in {*_FIRST, *_LAST} else name
 
 
 def _text(value: object) -> str | None:

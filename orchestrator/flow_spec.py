@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
+from orchestrator.accept_spec import fields_of_rules
 from workers.prompts import PromptError, PromptTemplate
 
 if TYPE_CHECKING:
@@ -117,19 +118,20 @@ def node_specs(flow: JobSpec) -> dict[str, JobSpec]:
 
 def placeholder(name: str, node: JobSpec) -> JsonValue:
     """Something of the shape of what a node makes, to render templates with that use it before there is any."""
-    shown = f"<{name}>" if node.output_schema is None else _example(name, node.output_schema)
+    shown = f"<{name}>" if node.output_schema is None else example(name, node.output_schema)
     return [shown] * node.n if node.n > 1 else shown
 
 
-def _example(name: str, schema: Mapping[str, Any]) -> JsonValue:
+def example(name: str, schema: Mapping[str, Any]) -> JsonValue:
+    """Something that looks like what a schema describes."""
     if "enum" in schema:
         first: JsonValue = schema["enum"][0]
         return first
     match schema.get("type"):
         case "object":
-            return {key: _example(f"{name}.{key}", value) for key, value in schema.get("properties", {}).items()}
+            return {key: example(f"{name}.{key}", value) for key, value in schema.get("properties", {}).items()}
         case "array":
-            return [_example(name, schema.get("items", {}))] * max(1, int(schema.get("minItems", 1)))
+            return [example(name, schema.get("items", {}))] * max(1, int(schema.get("minItems", 1)))
         case "integer" | "number":
             return 1
         case "boolean":
@@ -147,6 +149,7 @@ def _uses(node: JobSpec, nodes: Mapping[str, JobSpec]) -> list[tuple[str, str]]:
         except PromptError:
             continue  # it is told where templates are compiled
         found += [("prompt", name) for name in nodes if name in fields]
+    found += [("accept", name) for name in fields_of_rules(node) if name in nodes]
     return found + [
         (field, name)
         for field in ("input", "mask", "style_image")
@@ -157,10 +160,10 @@ def _uses(node: JobSpec, nodes: Mapping[str, JobSpec]) -> list[tuple[str, str]]:
 def _check_use(name: str, field: str, needed: str, maker: JobSpec) -> None:
     if name == needed:
         raise ValueError(f"nodes.{name}.{field} uses {name}, the node itself")
-    if field == "prompt":
+    if field in {"prompt", "accept"}:
         if maker.kind not in {"text", "echo"}:
             instead = "; name it as input, mask or style_image" if maker.kind == "image" else " and no text"
-            raise ValueError(f"nodes.{name}.prompt uses {needed}, which makes {_made(maker)}{instead}")
+            raise ValueError(f"nodes.{name}.{field} uses {needed}, which makes {_made(maker)}{instead}")
     elif maker.kind != "image":
         raise ValueError(f"nodes.{name}.{field} names the node {needed}, which makes {_made(maker)} and no image")
     elif maker.n != 1:

@@ -100,6 +100,7 @@ class Jobs:
         rows = [values, *_node_values(spec, values, now)]
 
         def work(connection: Connection) -> None:
+            _check_compared(connection, spec, tenant)
             if upload is not None and removals.is_removed(connection, upload):
                 message = "this upload is gone: none is kept for more than a day without a job; upload the file again"
                 raise SpecError(message, param=spec.input_param, code="invalid_source")
@@ -263,6 +264,15 @@ class Jobs:
             if found.spec_digest != digest:
                 raise ConflictError(f"the idempotency key {key!r} was used for another job, {found.id}")
             return _view(connection, found.id)
+
+
+def _check_compared(connection: Connection, spec: JobSpec, tenant: str) -> None:
+    """Raise SpecError where a job is to be compared with one that its tenant does not have."""
+    duplicates = None if spec.accept is None else spec.accept.duplicates
+    for job_id in () if duplicates is None else duplicates.against:
+        if connection.scalar(select(Job.tenant).where(Job.id == job_id)) != tenant:
+            param = "accept.duplicates.against"
+            raise SpecError(f"{param}: there is no job {job_id!r}", param=param)
 
 
 def _stored(spec: JobSpec) -> tuple[str, str]:

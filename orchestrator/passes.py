@@ -27,7 +27,7 @@ from orchestrator.findings import Findings, decode_findings, decode_passes
 from orchestrator.lifecycle import JobStatus, ShardStatus
 from orchestrator.tables import Job, Shard
 from orchestrator.views import JobError
-from workers.contracts import AcceptWork, CountRange, Failure, Redo, ReportWork, Work
+from workers.contracts import CountRange, Failure, PassWork, Redo, ReportWork, Work
 from workers.dataset_engine import DATASET_ENGINE, PartList, PartOf, part_list_key
 from workers.records import StoredReport, Verdict
 from workers.store import ObjectStore
@@ -131,9 +131,9 @@ def _parts_of(connection: Connection, job_id: str) -> tuple[PartOf, ...]:
 
 def _work(job: JobRow, what: str, number: int, parts: str) -> Work:
     own, passes = _works.decode(job.work), decode_passes(job.passes)
-    accept = report = None
+    over = report = None
     if what == PASS:
-        accept = AcceptWork(
+        over = PassWork(
             job=job.id,
             parts=parts,
             round=number,
@@ -153,7 +153,7 @@ def _work(job: JobRow, what: str, number: int, parts: str) -> Work:
             table=own.table is not None,
         )
     none: dict[str, Any] = {"messages": (), "sampling": {}}
-    return Work(model=DATASET_ENGINE, engine=DATASET_ENGINE, seed=own.seed, accept=accept, report=report, **none)
+    return Work(model=DATASET_ENGINE, engine=DATASET_ENGINE, seed=own.seed, pass_over=over, report=report, **none)
 
 
 def _child_values(job: JobRow, child: str, what: str, number: int, work: Work, now: float) -> dict[str, Any]:

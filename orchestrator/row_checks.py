@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from models.spec import MAX_TOKENS_LIMIT, Message
+from orchestrator.accept_spec import check_accept_rules, refuse_unknown_fields
+from orchestrator.dataset_spec import stand_ins
 from orchestrator.row_blocks import Block, Glance
 from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError, choices, nearest
@@ -54,9 +56,10 @@ class RowChecks:
         self._wanted = samples
         grid = spec.source.grid or {}
         self._grid_names = frozenset(grid)
-        self._upstream: Row = dict(spec.upstream or {})
+        self._ruled = check_accept_rules(spec.accept, structured=spec.structured)
+        self._made: Row = {**(spec.upstream or {}), **stand_ins(spec)}
         self._grid: list[Row] = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-        needed = sorted(template.fields - self._grid_names - self._upstream.keys())
+        needed = sorted(template.fields - self._grid_names - self._made.keys())
         self._needed = needed
         self._get_needed: _Getter | None = itemgetter(*needed) if needed and template.plain else None
         # A field is never much longer in a prompt than in its row, so only long rows can make one that is too long.
@@ -72,10 +75,10 @@ class RowChecks:
         """
         self.fields = dict.fromkeys(names)
         available = [*names, *self._grid_names]
-        makeable = [*available, *self._upstream]
+        makeable = [*available, *self._made]
         spec = self._spec
         self._refuse_grid(self._grid_names.intersection(names), line)
-        self._refuse_nodes(names, line)
+        self._refuse_made(names, line)
         for param, field in (("source.custom_id", spec.source.custom_id), ("max_tokens_field", spec.max_tokens_field)):
             if field is not None and field not in available:
                 raise SpecError(
@@ -93,6 +96,14 @@ class RowChecks:
                     line=line,
                     param=param,
                 )
+        for field in spec.output or ():
+            if field not in makeable:
+                raise SpecError(
+                    f"output names {field!r}, and there is no column of this name; {choices(field, makeable)}",
+                    file=self._name,
+                    line=line,
+                    param="output",
+                )
         for field in spec.kept:
             if field not in available:
                 raise SpecError(
@@ -101,6 +112,7 @@ class RowChecks:
                     line=line,
                     param="keep",
                 )
+        refuse_unknown_fields(self._ruled, makeable, file=self._name, line=line)
         missing = sorted(self._template.fields.difference(makeable))
         if missing and self._template.plain:
             param = self._param_of(missing[0])
@@ -201,7 +213,9 @@ class RowChecks:
     def _first_rows(self, rows: list[Row]) -> None:
         if not self.fields:
             self.fields = dict.fromkeys(name for row in rows[:100] for name in row)
-            self._refuse_nodes(self.fields, None)
+            self._refuse_made(self.fields, None)
+            makeable = [*self.fields, *self._grid_names, *self._made]
+            refuse_unknown_fields(self._ruled, makeable, file=self._name, line=None)
         if self.custom_id is None and DEFAULT_ID in rows[0]:
             self.custom_id = DEFAULT_ID
 
@@ -226,13 +240,13 @@ class RowChecks:
 
     def _render(self, row: Row, line: int, number: int) -> None:
         values = {**row, **self._grid[number % len(self._grid)]} if self._grid_names else row
-        if self._upstream:
-            values = {**values, **self._upstream}
+        if self._made:
+            values = {**values, **self._made}
         try:
             messages = self._template.render(values)
         except PromptError as error:
-            if self._upstream and not self._template.plain and error.field is None:
-                return  # of what stands in for an earlier node's result; with the result itself it may be fine
+            if self._made and not self._template.plain and error.field is None:
+                return  # of what stands in for a node's result or a column; with the value itself it may be fine
             param = template_param(self._spec, error.part)
             place = f", line {error.line} of the template" if error.line else ""
             raise self._error(f"{param}{place}: {error.message}", line, param) from error
@@ -308,13 +322,14 @@ class RowChecks:
                 param="source.grid",
             )
 
-    def _refuse_nodes(self, names: Iterable[str], line: int | None) -> None:
-        for name in sorted(self._upstream.keys() & set(names)):
+    def _refuse_made(self, names: Iterable[str], line: int | None) -> None:
+        for name in sorted(self._made.keys() & set(names)):
+            what, param = ("column of the plan", "columns") if self._spec.columns else ("node of the flow", "nodes")
             raise SpecError(
-                f"{name!r} is a node of the flow, and also a field of the rows; give the node another name",
+                f"{name!r} is a {what}, and also a field of the rows; give the {what.split()[0]} another name",
                 file=self._name,
                 line=line,
-                param="nodes",
+                param=param,
             )
 
     def _param_of(self, field: str) -> str:

@@ -9,12 +9,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
+from orchestrator.accept_spec import AcceptFields, check_accept
 from orchestrator.audio_spec import AudioFields, refuse_audio_fields
+from orchestrator.dataset_spec import INDEX, DatasetFields, asks_model, check_dataset, refuse_dataset_fields
 from orchestrator.findings import Passes
 from orchestrator.flow_spec import check_flow, with_sources
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
-from orchestrator.table_spec import DatasetFields, blocks_of, refuse_dataset_fields
+from orchestrator.table_spec import TableJobFields, blocks_of, refuse_report, refuse_table
 from orchestrator.train_spec import ROW, TrainFields, check_training
 from orchestrator.validation import explain, json_type
 from workers.contracts import Row, SourceRange, Work
@@ -85,13 +87,13 @@ class Source(BaseModel):
         return math.prod(len(values) for values in (self.grid or {}).values())
 
 
-class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
+class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFields, AcceptFields):
     """A job as its client wrote it, checked for everything that can be seen without its rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "untitled"
-    kind: Literal["text", "image", "audio", "tabular", "train", "echo", "flow"] = "text"
+    kind: Literal["text", "image", "audio", "tabular", "train", "dataset", "echo", "flow"] = "text"
     model: Text = ""
     engine: Literal["auto", "vllm", "transformers", "echo"] = "auto"
     source: Source
@@ -132,6 +134,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             return {"model": "echo", **data}
         if isinstance(data, dict) and data.get("kind") == "image" and (step := default_model(data)):
             return {"model": step, **data}
+        if isinstance(data, dict) and data.get("kind") == "dataset" and not asks_model(data.get("columns")):
+            return {"model": "echo", **data}  # which is never asked
         if isinstance(data, dict) and data.get("kind") == "train":
             return {"source": ROW, **data}
         if isinstance(data, dict) and data.get("kind") == "tabular" and "source" not in data:
@@ -150,22 +154,32 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
         if not self.model:
             what = "say what the new one is to be called" if self.kind == "train" else "name one of those that"
             raise ValueError(f"model is missing; {what}{'' if self.kind == 'train' else ' `nightmill models` lists'}")
-        if self.kind != "train":
-            self._refuse_training()
-        if self.kind != "audio":
-            refuse_audio_fields(self, self.kind)
-        if self.kind != "tabular":
-            refuse_dataset_fields(self, self.kind)
+        self._refuse_other_kinds()
         of_kind = {
             "image": self._check_image_job,
             "train": self._check_training_job,
             "audio": self._check_audio_job,
             "tabular": self._check_table_job,
+            "dataset": self._check_dataset_job,
         }
         of_kind.get(self.kind, self._check_text_job)()
         if self.options is not None and self.model != "echo":
             raise ValueError("options are for the model 'echo' alone")
         return self
+
+    def _refuse_other_kinds(self) -> None:
+        if self.kind != "train":
+            self._refuse_training()
+        if self.kind != "dataset":
+            refuse_dataset_fields(self, self.kind)
+        if self.kind != "audio":
+            refuse_audio_fields(self, self.kind)
+        if self.kind not in {"tabular", "dataset"}:
+            refuse_report(self, self.kind)
+        if self.kind != "tabular":
+            refuse_table(self, self.kind)
+        if self.kind not in {"text", "echo", "dataset"}:
+            self._refuse("accept")
 
     def _refuse_training(self) -> None:
         for name in TrainFields.model_fields:
@@ -182,6 +196,12 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
         self._refuse("n", what="for text and images; a voice speaks a text in one way")
         if self.prompt is None:
             raise ValueError("the job has no prompt; it is what is spoken")
+
+    def _check_dataset_job(self) -> None:
+        refuse_image_fields(self, self.kind)
+        self._refuse("prompt", "messages", "system", "output_schema", what="for each column of a dataset")
+        self._refuse("n", "max_tokens_field")
+        check_dataset(self, model=self.model, grid=self.source.grid or {}, known=self.known_fields)
 
     def _check_training_job(self) -> None:
         refuse_image_fields(self, self.kind)
@@ -202,7 +222,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
 
     def passes(self) -> Passes | None:
         """What follows the job's shards, where something does."""
-        return self.table_passes()
+        return self.passes_with(self.accept)
 
     def _refuse(self, *names: str, what: str = "for text") -> None:
         for name in names:
@@ -225,6 +245,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             )
         if self.system is not None and any(message.role == "system" for message in self.messages or ()):
             raise ValueError("the job has system, and messages has a message of role system; give one of the two")
+        check_accept(self, n=self.n, temperature=self.sampling.temperature)
         if self.sampling.min_tokens > self.sampling.max_tokens:
             raise ValueError(
                 f"sampling.min_tokens is {self.sampling.min_tokens}, above max_tokens, {self.sampling.max_tokens}"
@@ -237,6 +258,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             return self.data.templates if self.source.file is not None else ()
         if self.kind in {"train", "flow", "tabular"}:
             return ()
+        if self.kind == "dataset":
+            return self.dataset_templates()
         if self.kind == "audio":
             return (Message("user", self.prompt or ""),)
         if self.kind == "image":
@@ -244,6 +267,19 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
         own = self.messages or (MessageTemplate(role="user", content=self.prompt or ""),)
         system = () if self.system is None else (Message("system", self.system),)
         return (*system, *(Message(message.role, message.content) for message in own))
+
+    @property
+    def known_fields(self) -> tuple[str, ...] | None:
+        """The fields of every row; None where they are known only when rows are read."""
+        source = self.source
+        if source.file is not None or source.items is not None:
+            return None
+        return (*(source.grid or ()), *(() if source.count is None else (INDEX,)))
+
+    @property
+    def structured(self) -> bool:
+        """Whether an output is an object."""
+        return self.kind == "dataset" or self.output_schema is not None
 
     @property
     def input_fields(self) -> tuple[str, ...]:
@@ -256,7 +292,9 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
     @property
     def kept(self) -> tuple[str, ...]:
         """Fields of a row that its record repeats."""
-        return tuple(self.source.grid or ()) if self.keep is None else self.keep
+        if self.keep is not None:
+            return self.keep
+        return () if self.kind == "dataset" else tuple(self.source.grid or ())  # a dataset's rows have the grid's
 
     def over_rows(self) -> JobSpec:
         """A training on rows as a job over these rows, for planning to read and check them; any other job as it is."""
@@ -285,12 +323,12 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             adapters: By the job's names of adapters that were trained, `NAME@VERSION` of each.
         """
         adapters = adapters or {}
-        textless = self.kind in {"image", "audio", "train", "tabular"}
+        wordless = self.kind in {"image", "audio", "train", "tabular"}
         return Work(
             model=model or self.model,
             engine=self.engine,
-            messages=() if textless else self.templates,
-            sampling={} if textless else self.sampling.model_dump(mode="json"),
+            messages=() if wordless or self.kind == "dataset" else self.templates,
+            sampling={} if wordless else self.sampling.model_dump(mode="json"),
             seed=self.seed,
             n=self.n,
             schema=self.output_schema,
@@ -305,6 +343,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields, DatasetFields):
             table=None if self.table is None else self.table.work(),
             adapter=None if self.adapter is None else adapters.get(self.adapter, self.adapter),
             upstream=tuple(self.upstream or ()),
+            dataset=self.dataset_work(self.source.grid or ()) if self.kind == "dataset" else None,
+            accept=self.accept_json() if self.kind == "dataset" else self.accept_work(self.sampling),
         )
 
     @property

@@ -21,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator import database
 from orchestrator.audio_spec import shape_of as audio_shape
+from orchestrator.dataset_spec import shape_of as dataset_shape
 from orchestrator.image_spec import shape_of as image_shape
 from orchestrator.lifecycle import ShardStatus
 from orchestrator.spec import JobSpec
@@ -84,6 +85,8 @@ def shape_of(spec: JobSpec) -> str:
         return training_shape(spec)
     if spec.table is not None:
         return table_shape(spec.table)
+    if spec.kind == "dataset":
+        return dataset_shape(spec, spec.sampling.max_tokens)
     tokens = 1 << (spec.sampling.max_tokens - 1).bit_length()
     shape = f"{spec.n} x {tokens} tokens"
     if spec.max_tokens_field is not None:

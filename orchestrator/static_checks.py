@@ -12,6 +12,9 @@ from models.catalog import MODELS, check_model
 from models.errors import ModelError
 from models.image_catalog import IMAGE_MODELS, check_image_model, uses_model
 from models.training_run import TRAINED_NAME, VERSION
+from orchestrator.accept_spec import check_accept_rules
+from orchestrator.dataset_rules import check_dataset_rules
+from orchestrator.dataset_spec import check_plan
 from orchestrator.deadlines import resolve_deadline
 from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError
@@ -63,11 +66,15 @@ def check_static(
     _check_model(spec, find_table if spec.kind == "tabular" else find_trained)
     _check_adapters(spec, find_adapter)
     compile_templates(spec.over_rows())
+    check_plan(spec)
     if spec.output_schema is not None:
         try:
             check_schema(spec.output_schema)
         except SchemaError as error:
             raise SpecError(f"schema: {error}", param="schema") from error
+    check_accept_rules(spec.accept, structured=spec.structured)
+    if spec.kind == "dataset":
+        check_dataset_rules(spec, spec.accept, grid=spec.source.grid or (), known=spec.known_fields)
     if spec.deadline is not None:
         resolve_deadline(spec.deadline, now)
 
@@ -200,7 +207,7 @@ def adapter_versions(spec: JobSpec, find_adapter: FindTrained) -> dict[str, str]
         except ModelError as error:
             raise SpecError(f"{field}: {error.message}", param=field, code=error.code) from error
         found[name] = adapter.id
-        if adapter.is_text != (spec.kind == "text"):
+        if adapter.is_text != (spec.kind in {"text", "dataset"}):
             which = "text" if adapter.is_text else "images"
             raise SpecError(f"{field}: {name!r} is an adapter for {which}", param=field, code="wrong_kind")
         # Of a folder the worker looks whether the weights are the ones that it was trained for.
@@ -244,6 +251,8 @@ def template_param(spec: JobSpec, index: int) -> str:
     """Which field of the job the template `index` came from."""
     if spec.data is not None:
         return spec.data.template_field(index)
+    if spec.kind == "dataset":
+        return spec.dataset_template_field(index)
     if spec.kind == "image":
         return "prompt" if index == 0 and spec.prompt is not None else "negative_prompt"
     if spec.system is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from models.spec import Usage
 from orchestrator.lifecycle import ShardStatus
 from orchestrator.tables import Job, Shard
 from orchestrator.totals import Totals
+from workers.acceptance.figures import CheckFigures, both
 
 _PHASES = ("loading", "reading", "generating", "writing")
 
@@ -19,9 +21,20 @@ _PHASES = ("loading", "reading", "generating", "writing")
 def sum_shards(connection: Connection, job_ids: Sequence[str]) -> dict[str, Totals]:
     """Totals of jobs, from one pass over their shards. A job without shards has none."""
     totals: dict[str, Totals] = {}
+    ruled: set[str] = set()
     for row in connection.execute(sums(job_ids)):
         totals[row.job_id] = _add(totals.get(row.job_id, Totals()), row)
+        if row.checked:
+            ruled.add(row.job_id)
+    for job_id in sorted(ruled):
+        checks = _sum_checks(connection, job_id)
+        totals[job_id] = msgspec.structs.replace(totals[job_id], checks=checks)
     return totals
+
+
+def checks_of(job_id: str) -> Select[str | None]:
+    """What the rules of a job came to, by shard; of those where they came to anything."""
+    return select(Shard.part_checks).where(Shard.job_id == job_id, Shard.part_checks.is_not(None))
 
 
 def totals_of(row: Row, live: Mapping[str, Totals]) -> Totals:  # type: ignore[type-arg]  # of `jobs`: id and totals
@@ -51,6 +64,7 @@ def sums(job_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
             func.sum(case((has_part, Shard.part_failed), else_=Shard.failed)).label("failed"),
             func.sum(case((has_part, Shard.part_prompt_tokens), else_=Shard.prompt_tokens)).label("prompt"),
             func.sum(case((has_part, Shard.part_completion_tokens), else_=Shard.completion_tokens)).label("completion"),
+            func.count(Shard.part_checks).label("checked"),
             func.sum(Shard.losses).label("losses"),
             func.sum(Shard.failures).label("failures"),
             func.max(Shard.error_message).label("trouble"),
@@ -71,6 +85,11 @@ def sums(job_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
         .where(Shard.job_id.in_(job_ids))
         .group_by(Shard.job_id, Shard.status)
     )
+
+
+def _sum_checks(connection: Connection, job_id: str) -> CheckFigures | None:
+    found = (row.part_checks for row in connection.execute(checks_of(job_id)))
+    return reduce(both, (msgspec.json.decode(text, type=CheckFigures) for text in found), None)
 
 
 def _add(so_far: Totals, row: Row) -> Totals:  # type: ignore[type-arg]  # one group of the statement above

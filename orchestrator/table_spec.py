@@ -8,7 +8,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from orchestrator.findings import Passes
+from workers.acceptance.rules import Accept
 from workers.contracts import BLOCK_ROWS, TableWork
+from workers.dataset_report.gate import Gate
 from workers.table_accept.rules import TableRules
 
 Text = Annotated[str, Field(min_length=1)]
@@ -80,33 +82,21 @@ class TableFields(BaseModel):
         )
 
 
-class ReportFields(BaseModel):
+class ReportFields(Gate):
     """The report on a dataset, and what it must reach."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: Text | None = None
     """The column that the others are to predict, for the figures on utility; by default one that will do."""
-    min_accuracy: Annotated[float | None, Field(ge=0, le=1)] = None
-    """Of a table: from this on its distributions are like enough to the source's."""
-    max_identical: Annotated[float | None, Field(ge=0, le=1)] = None
-    """Of a table: the share of rows that may equal one of the source."""
-    min_utility: Annotated[float | None, Field(ge=0, le=1)] = None
-    """Of a table: how well a model does that learned from it, as a share of how well one does that learned from the
-    source."""
 
     @property
     def gate(self) -> dict[str, float]:
         """What is asked, without what is not."""
-        return {
-            name: value
-            for name in ("min_accuracy", "max_identical", "min_utility")
-            if (value := getattr(self, name)) is not None
-        }
+        asked: dict[str, float] = self.model_dump(exclude={"target"}, exclude_none=True)
+        return asked
 
 
-class DatasetFields(BaseModel):
-    """The fields of a job that are for datasets alone."""
+class TableJobFields(BaseModel):
+    """The field of a job that is for tables alone, and the one that it shares with datasets of texts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,18 +104,22 @@ class DatasetFields(BaseModel):
     report: ReportFields | Literal[False] | None = None
     """By default a table has one, and a job of another kind has none."""
 
-    def table_passes(self) -> Passes | None:
-        """What follows the shards of a job that samples a table."""
-        if self.table is None:
+    def passes_with(self, texts: Accept | None) -> Passes | None:
+        """What follows the job's shards; `texts` says what is accepted of a job that writes them."""
+        rounds = 0
+        rows = None if self.table is None else self.table.accept
+        if rows is not None and rows.over_all:
+            rounds = rows.rounds
+        duplicates = None if texts is None else texts.duplicates
+        if texts is not None and duplicates is not None:
+            rounds = texts.rounds
+        wanted = self.report is not False and (self.report is not None or self.table is not None)
+        if not rounds and not wanted:
             return None
-        accept, report = self.table.accept, self.report
-        over_all = accept is not None and bool(accept.unique or accept.dependencies)
-        wanted = report is not False
-        if not over_all and not wanted:
-            return None
-        given = report or ReportFields()
+        given = self.report or ReportFields()
         return Passes(
-            rounds=accept.rounds if over_all and accept is not None else 0,
+            rounds=rounds,
+            duplicates=None if duplicates is None else duplicates.model_dump(mode="json", exclude_defaults=True),
             report=wanted,
             target=given.target,
             gate=given.gate,
@@ -140,11 +134,16 @@ def blocks_of(table: object) -> dict[str, Any]:
     return {"count": math.ceil(rows / block)}
 
 
-def refuse_dataset_fields(fields: DatasetFields, kind: str) -> None:
-    """Raise ValueError where a job of another kind sets a field that is for datasets."""
-    for name in DatasetFields.model_fields:
-        if getattr(fields, name) is not None:
-            raise ValueError(f"{name} is for tables, and the job is of kind {kind}; set kind: tabular")
+def refuse_table(fields: TableJobFields, kind: str) -> None:
+    """Raise ValueError where a job of another kind says which table is sampled."""
+    if fields.table is not None:
+        raise ValueError(f"table is for tables, and the job is of kind {kind}; set kind: tabular")
+
+
+def refuse_report(fields: TableJobFields, kind: str) -> None:
+    """Raise ValueError where a job whose items make no dataset asks for a report on it."""
+    if fields.report is not None:
+        raise ValueError(f"report is for datasets, and the job is of kind {kind}, which has none")
 
 
 def shape_of(table: TableFields) -> str:

@@ -197,6 +197,8 @@ class Shard(Base):
     part_failed: Mapped[int | None]
     part_prompt_tokens: Mapped[int | None]
     part_completion_tokens: Mapped[int | None]
+    part_checks: Mapped[str | None]
+    """Of a job with rules, what they came to: workers.acceptance.figures.CheckFigures as JSON."""
 
 
 class Execution(Base):

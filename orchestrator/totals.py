@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from models.spec import Usage
+from workers.acceptance.figures import CheckFigures, both
 
 
 class ItemCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +71,8 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read: float = 0.0
     generate: float = 0.0
     write: float = 0.0
+    checks: CheckFigures | None = None
+    """What the rules came to, in the shards that are done; None where they found nothing wrong, or there are none."""
 
     def __add__(self, other: Totals) -> Totals:
         """The sums of two jobs that one flow is made of; of what cannot be added, that of the first that has it."""
@@ -91,6 +94,7 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             read=self.read + other.read,
             generate=self.generate + other.generate,
             write=self.write + other.write,
+            checks=both(self.checks, other.checks),
         )
 
     def encoded(self) -> str:

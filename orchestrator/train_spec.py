@@ -57,6 +57,9 @@ LORA_DEFAULTS: Final = {
 _FAMILY_DEFAULTS: Final[dict[FamilyName, dict[str, Any]]] = {
     "lora": LORA_DEFAULTS,
     "tabular-argn": {**_DEFAULTS, "steps": MAX_STEPS},  # its epochs are the bound
+    # The penalty on a critic's slope bears no fast steps.
+    "tabular-gan": {**_DEFAULTS, "steps": 4000, "batch_size": 128, "learning_rate": 3e-4},
+    "tabular-vae": {**_DEFAULTS, "steps": 10_000, "batch_size": 128},
 }
 _ENGINES_OWN: Final[dict[FamilyName, tuple[str, ...]]] = {
     "tabular-argn": (

@@ -12,6 +12,7 @@ from models.spec import Usage
 from orchestrator.findings import Findings, decode_findings
 from orchestrator.lifecycle import JobStatus
 from orchestrator.totals import ItemCounts, JobTimings, Totals
+from workers.acceptance.figures import CheckFigures
 from workers.contracts import BLOCK_ROWS
 from workers.training_progress import TrainingProgress
 
@@ -64,6 +65,21 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """The nodes that it needs, as long as they have not completed."""
 
 
+class DatasetView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job that makes a dataset makes, as its plan says."""
+
+    columns: dict[str, str]
+    """By name, how each is filled, in a few words."""
+    output: tuple[str, ...]
+    """What a row has."""
+    seed: int
+    source: str
+    """What rows are made from, in a few words."""
+    asks_model: bool
+    split: dict[str, float] | None = None
+    split_by: str | None = None
+
+
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """A job at one moment. Times are seconds since the epoch; figures of a job that ended are frozen."""
 
@@ -113,10 +129,14 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     report or over; None before."""
     findings: Findings | None = None
     """What passes and the report have found."""
+    dataset: DatasetView | None = None
+    """Of a job that makes a dataset."""
     training: TrainingProgress | None = None
     """Of a job that trains a model: how far it is, or was when it last said so."""
     predicted_finish_at: float | None = None
     """While it is in progress, and how fast it is is known."""
+    checks: CheckFigures | None = None
+    """Of a job with rules: what they came to in the shards that are done, where they found something wrong."""
     nodes: tuple[NodeView, ...] = ()
     """Of a flow, each behind all that it needs. The flow's items and counts are the sums of theirs."""
     flow: str | None = None
@@ -184,11 +204,35 @@ def view_job(
         rows=_table_rows(spec, totals.counts.ok) if row.kind == "tabular" else None,
         following=row.pass_at,
         findings=None if row.findings is None else decode_findings(row.findings),
+        dataset=_dataset(spec) if row.kind == "dataset" else None,
         training=None if training is None else training.progress,
         predicted_finish_at=_predicted(row, training) if row.status == JobStatus.IN_PROGRESS else None,
+        checks=totals.checks,
         nodes=nodes,
         flow=row.flow,
         first_prediction=first,
+    )
+
+
+def _dataset(spec: dict[str, Any]) -> DatasetView:  # a JobSpec as JSON
+    from orchestrator.dataset_samples import about  # noqa: PLC0415 - Jinja only where there is a plan
+    from workers.columns.kinds import parse_columns  # noqa: PLC0415 - the same
+
+    columns = parse_columns(spec["columns"])
+    source = spec["source"]
+    grid = source.get("grid", {})
+    # Of a path or a URI the name alone: where a file lies is nobody's business who reads the dataset's card.
+    made_from = [str(source["file"]).rpartition("/")[2]] if "file" in source else []
+    made_from += [f"{len(source['items']):,} rows"] if "items" in source else []
+    made_from += [f"{name}: {len(values)} values" for name, values in grid.items()]
+    return DatasetView(
+        columns={name: about(column) for name, column in columns.items()},
+        output=tuple(spec.get("output") or dict.fromkeys((*grid, *columns))),
+        seed=spec.get("seed", 0),
+        source=", ".join(made_from) or "nothing but the plan",
+        asks_model=any(column.asked is not None for column in columns.values()),
+        split=spec.get("split"),
+        split_by=spec.get("split_by"),
     )
 
 

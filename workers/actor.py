@@ -17,6 +17,7 @@ import msgspec
 from models.errors import FailureKind, ModelError
 from models.safety import open_safety
 from models.spec import ModelInfo
+from models.text_classifiers import TextClassifiers
 from workers.content_credentials import ContentCredentials, CredentialsError
 from workers.contracts import Failure, ShardTask, decode
 from workers.engines import AnyBackend, open_engine
@@ -67,6 +68,7 @@ class ModelActor:
         self._store = open_store(store_url)
         self._cache_dir = Path(cache_dir)
         self._screen = Screen(partial(open_safety, self._cache_dir))
+        self._classifiers = TextClassifiers()
         # Opened by the first image: most actors hold models of text.
         self._credentials = credentials and cache(partial(ContentCredentials, CredentialFiles(*credentials)))
         self._lease_seconds = lease_seconds
@@ -110,6 +112,7 @@ class ModelActor:
             screen=self._screen,
             credentials=self._credentials,
             cache_dir=self._cache_dir,
+            classifiers=self._classifiers,
         )
         self._executions[execution] = run
         work = asyncio.get_running_loop().create_task(self._outcome(run, self._backend, self._info))

@@ -18,9 +18,8 @@ is forbidden, or answers with text.
 Version 6 adds `upstream` to Work and ShardTask: who overlooks it renders templates without what an earlier node made.
 Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWork: who overlooks one answers without the
 adapter, or trains something else.
-Version 8 adds `table`, `accept` and `report` to Work, and `redo` to ShardTask: who overlooks them answers with text, or
-keeps rows that a pass over all of them has rejected. It adds `fit` to TrainWork, too: who overlooks it trains something
-else.
+Version 8 adds `table`, `dataset`, `pass_over`, `report` and `accept` to Work, `fit` to TrainWork, `redo` to ShardTask
+and `checks` to Part: who overlooks them answers with text, trains something else, or keeps what was rejected.
 """
 
 from __future__ import annotations
@@ -34,6 +33,8 @@ from models.errors import FailureKind
 from models.images import ImageFormat, ImageSettings, StepName
 from models.spec import EchoOptions, JsonSchema, Message, Sampling, Usage
 from models.training.settings import TrainingSettings
+from workers.acceptance.figures import CheckFigures
+from workers.acceptance.rules import Accept
 from workers.training_progress import TrainingProgress
 
 WIRE_VERSION = 8
@@ -231,7 +232,7 @@ class TableWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return min(self.block, self.rows - block * self.block)
 
 
-class AcceptWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class PassWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A pass over all that a job has made: which of it stays, judged in the order of the items."""
 
     job: str
@@ -252,7 +253,7 @@ class ReportWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     job: str
     parts: str
-    """As in `AcceptWork`."""
+    """As in `PassWork`."""
     name: str
     seed: int
     model: str = ""
@@ -271,6 +272,15 @@ class Redo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of the list, workers.rejections.Rejections as JSON."""
     draw: bool = True
     """False where no round is left."""
+
+
+class DatasetWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every shard of a dataset under a plan has in common, beside what it shares with text."""
+
+    columns: dict[str, dict[str, Any]]  # workers.columns.kinds.ColumnSpec as JSON; pydantic checks it again on arrival
+    """By name, each behind all that it needs."""
+    output: tuple[str, ...]
+    """Columns and fields of the row that its record gives."""
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -300,7 +310,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a job that trains a model: its one item, which has no row to speak of."""
     table: TableWork | None = None
     """Of a job that samples a table."""
-    accept: AcceptWork | None = None
+    pass_over: PassWork | None = None
     """Of a pass over what another job has made; it has one item."""
     report: ReportWork | None = None
     """Of a report on what another job has made; it has one item."""
@@ -310,6 +320,9 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a node of a flow: the nodes whose results its items are made from, under their names, like fields of a row."""
     adapter: str | None = None
     """Of a text job: `NAME@VERSION`, or a local folder."""
+    dataset: DatasetWork | None = None
+    """Of a job that makes the rows of a dataset; `messages` and `schema` then say nothing."""
+    accept: dict[str, Any] | None = None  # workers.acceptance.rules.Accept as JSON; pydantic checks it again on arrival
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -318,6 +331,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def parsed_options(self) -> EchoOptions | None:
         """The echo model's options, where the job has some."""
         return None if self.options is None else EchoOptions.model_validate(self.options)
+
+    def parsed_accept(self) -> Accept | None:
+        """The rules that answers have to satisfy, where the job has some."""
+        return None if self.accept is None else Accept.model_validate(self.accept)
 
     @property
     def grid_size(self) -> int:
@@ -391,6 +408,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sha256: str
     counts: Counts
     usage: Usage
+    checks: CheckFigures | None = None
+    """Of a job with rules, what they came to."""
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -453,29 +472,35 @@ _envelopes = msgspec.json.Decoder(_Envelope)
 
 def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
     """The lowest version that can say what a message says."""
+    if isinstance(message, ShardTask):
+        return _version_of_task(message)
     if isinstance(message, ShardReport):
-        return 1 if message.training is None else 4
-    if not isinstance(message, ShardTask):
-        return 1
-    work = message.work
+        checked = message.part is not None and message.part.checks is not None
+        return 8 if checked else 1 if message.training is None else 4
+    return 1
+
+
+def _version_of_task(task: ShardTask) -> int:
+    work = task.work
+    needs = (
+        (8, _is_of_datasets(task)),
+        (7, _names_adapters(work)),
+        (6, bool(work.upstream)),
+        (5, bool(work.deny) or work.audio is not None),
+        (4, work.train is not None),
+        (3, work.image is not None),
+        (2, bool(task.skip) or task.alone),
+    )
+    return next((version for version, needed in needs if needed), 1)
+
+
+def _is_of_datasets(task: ShardTask) -> bool:
+    work = task.work
     fit = None if work.train is None else work.train.fit
-    if message.redo is not None or any(kind is not None for kind in (work.table, work.accept, work.report, fit)):
-        return 8
-    return 7 if _names_adapters(work) else _lowest_of(message)
-
-
-def _lowest_of(message: ShardTask) -> int:
-    """Of a task that says nothing that came with the last versions."""
-    work = message.work
-    if work.upstream:
-        return 6
-    if work.deny or work.audio is not None:
-        return 5
-    if work.train is not None:
-        return 4
-    if work.image is not None:
-        return 3
-    return 2 if message.skip or message.alone else 1
+    return any(
+        each is not None
+        for each in (task.redo, work.table, work.dataset, work.pass_over, work.report, work.accept, fit)
+    )
 
 
 def _names_adapters(work: Work) -> bool:

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from models.errors import FailureKind, ModelError
+from models.tabular.columns import find_columns, plain_table
 from models.training_run import split_version
 from workers.contracts import ReportWork, source_tables_prefix
 from workers.dataset_engine import PartOf
 from workers.dataset_report.figures import Report
 from workers.dataset_report.gate import Gate, check_gate
-from workers.dataset_report.page import page_of
 from workers.dataset_report.report import EmptyDatasetError, make_report
 from workers.store import MissingObjectError, ObjectStore
 from workers.table_blocks import Fetch, fetch_blocks
 from workers.trained_models import read_model
 from workers.training_tables import HOLDOUT_FILE, TRAIN_FILE
+
+LOOKED_AT = 50_000
+"""Rows of texts by which their columns are taken for something."""
+MOST_BYTES = 64 << 20
+"""Of a row of texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Dataset:
+    """Files that a report is made of."""
+
+    files: list[Path]
+    columns: dict[str, str]
+    train: Path | None
+    holdout: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +60,78 @@ async def describe(
         ModelError: there is nothing to describe.
         StoreError: the store failed.
     """
+    if work.table:
+        dataset = await _table(work, parts, folder, fetch, store)
+    else:
+        dataset = await _texts(parts, folder, fetch)
+
+    def make() -> Described:
+        report = make_report(
+            dataset.files,
+            dataset.train,
+            dataset.holdout,
+            columns=dataset.columns,
+            target=work.target,
+            seed=work.seed,
+            name=work.name,
+        )
+        held = check_gate(report, Gate.model_validate(work.gate))
+        return Described(html=report.html(), json=report.json(), figures=_telling(report), held=held)
+
+    try:
+        return await asyncio.to_thread(make)
+    except (EmptyDatasetError, ValueError) as error:
+        raise ModelError(FailureKind.MODEL, "no_report", str(error)) from error
+
+
+async def _table(work: ReportWork, parts: Sequence[PartOf], folder: Path, fetch: Fetch, store: ObjectStore) -> _Dataset:
+    """The blocks of a table, and what its model was fitted to."""
     files = [path async for _, path, _ in fetch_blocks(parts, folder, fetch)]
     version = split_version(work.model)
     model = None if version is None else await asyncio.to_thread(read_model, store, *version)
     if model is None or version is None:
         raise ModelError(FailureKind.MODEL, "model_missing", f"the model {work.model} is not in the store any more")
     train, holdout = await _source(version[1], folder, fetch)
+    return _Dataset(files, {column.name: column.kind for column in model.columns}, train, holdout)
 
-    def make() -> Described:
-        report = make_report(
-            files,
-            train,
-            holdout,
-            columns={column.name: column.kind for column in model.columns},
-            target=work.target,
-            seed=work.seed,
-            name=work.name,
-        )
-        held = check_gate(report, Gate.model_validate(work.gate))
-        return Described(html=page_of(report, held), json=report.json(), figures=_telling(report), held=held)
 
-    try:
-        return await asyncio.to_thread(make)
-    except (EmptyDatasetError, ValueError) as error:
-        raise ModelError(FailureKind.MODEL, "no_report", str(error)) from error
+async def _texts(parts: Sequence[PartOf], folder: Path, fetch: Fetch) -> _Dataset:
+    """The rows of a dataset of texts, as columns."""
+    rows = folder / "rows.jsonl"
+    with rows.open("wb") as file:
+        for part in parts:
+            records = folder / "part.jsonl"
+            await fetch(part.key, records)
+            file.writelines(_rows(records.read_bytes()))
+    return await asyncio.to_thread(_columns, rows, folder / "rows.parquet")
+
+
+def _rows(records: bytes) -> Iterator[bytes]:
+    """The row of each record that is ok. What is no plain value of it is JSON."""
+    for line in records.splitlines():
+        record = orjson.loads(line)
+        if record["status"] == "ok":
+            row = record["output"] if isinstance(record["output"], dict) else {"output": record["output"]}
+            flat = {
+                name: orjson.dumps(value).decode() if isinstance(value, dict | list) else value
+                for name, value in row.items()
+            }
+            yield orjson.dumps(flat) + b"\n"
+
+
+def _columns(rows: Path, path: Path) -> _Dataset:
+    if not rows.stat().st_size:
+        raise ModelError(FailureKind.MODEL, "no_report", "the dataset has no rows: there is nothing to report on")
+    with duckdb.connect(config={"temp_directory": str(rows.parent), "memory_limit": "1GB"}) as connection:
+        read = f"read_json(?, format = 'newline_delimited', sample_size = -1, maximum_object_size = {MOST_BYTES})"
+        reader = connection.sql(f"SELECT * FROM {read}", params=[str(rows)]).to_arrow_reader(LOOKED_AT)  # noqa: S608
+        with pq.ParquetWriter(path, reader.schema) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+    with pq.ParquetFile(path) as file:
+        first = next(file.iter_batches(batch_size=LOOKED_AT))
+    columns = find_columns(plain_table(pa.Table.from_batches([first])), {})
+    return _Dataset([path], {column.name: column.kind for column in columns}, None, None)
 
 
 async def _source(job: str, folder: Path, fetch: Fetch) -> tuple[Path | None, Path | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from workers.contracts import AcceptWork, ReportWork, ShardTask, pass_folder
+from workers.contracts import PassWork, ReportWork, ShardTask, pass_folder
 from workers.dataset_engine import PartOf, decode_part_list
 from workers.item_files import Ask, Write
 from workers.records import Record, RejectedPart, StoredReport, Verdict, encode_record
@@ -32,7 +32,7 @@ class DatasetShard:
     """One execution's pass or report.
 
     Args:
-        task: The shard, of a job with `work.accept` or `work.report`.
+        task: The shard, of a job with `work.pass_over` or `work.report`.
         execution: Its own id.
         store: Nightmill's own.
         cache_dir: Where blocks and signatures are kept; None for the system's folder for such things.
@@ -66,15 +66,15 @@ class DatasetShard:
         """
         work = self._task.work
         with scratch(self._cache_dir / "datasets", self._execution) as folder:
-            if work.accept is not None:
-                record = Record(index=0, status="ok", verdict=await self._judge(work.accept, folder))
+            if work.pass_over is not None:
+                record = Record(index=0, status="ok", verdict=await self._judge(work.pass_over, folder))
             elif work.report is not None:
                 record = Record(index=0, status="ok", report=await self._describe(work.report, folder))
             else:
                 raise AssertionError("the shard is neither of a pass nor of a report")
         return encode_record(record) + b"\n"
 
-    async def _judge(self, work: AcceptWork, folder: Path) -> Verdict:
+    async def _judge(self, work: PassWork, folder: Path) -> Verdict:
         parts = decode_part_list(await self._get(work.parts))
         before = None if work.previous is None else await self._rejected_before(work.previous)
         if work.table is not None:
@@ -90,7 +90,7 @@ class DatasetShard:
         return await self._keep(work, parts.parts, total, found)
 
     async def _keep(
-        self, work: AcceptWork, parts: tuple[PartOf, ...], total: int, found: Mapping[int, Rejection]
+        self, work: PassWork, parts: tuple[PartOf, ...], total: int, found: Mapping[int, Rejection]
     ) -> Verdict:
         """Store what does not stay, a list for each part that has something of it."""
         rejected: list[RejectedPart] = []

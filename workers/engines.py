@@ -24,7 +24,7 @@ def engine_of(work: Work) -> str:
     Raises:
         ModelError: no engine that is installed here can do it.
     """
-    if work.accept is not None or work.report is not None:
+    if work.pass_over is not None or work.report is not None:
         return DATASET_ENGINE
     if work.table is not None:
         return TABLE_ENGINE

@@ -1,8 +1,8 @@
 """Run one shard: read its rows, render, generate, and leave one immutable part. Plain asyncio: no Celery, no Ray.
 
 What is common to all kinds of jobs is here: the right to the shard, reading, the part, what is kept when all this is
-interrupted. How requests become records is `text_items`, `image_items` and `audio_items`; how a model is trained,
-`training_shard`.
+interrupted. How requests become records is `text_items`, `dataset_items`, `image_items` and
+`audio_items`; how a model is trained, `training_shard`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
 from models.backend import AudioBackend, Backend, ImageBackend
 from models.spec import ModelInfo, Usage
+from models.text_classifiers import TextClassifiers
 from models.training_run import TrainingBackend
+from workers.acceptance.figures import CheckFigures
+from workers.acceptance.rounds import answer
 from workers.adapters import find_adapters
 from workers.audio_items import AudioItems
 from workers.audio_shard import AudioShard
@@ -38,10 +40,12 @@ from workers.contracts import (
     partial_key,
     table_folder,
 )
+from workers.conversations import converse
+from workers.dataset_items import DatasetItems
 from workers.engines import AnyBackend
 from workers.image_items import ImageItems
 from workers.image_shard import ImageShard, OpenCredentials
-from workers.records import BrokenPartError, describe_part, earlier_records, read_part
+from workers.records import BrokenPartError, check_figures, describe_part, earlier_records, read_part
 from workers.rejections import judged, read_rejections
 from workers.screening import Screen
 from workers.sources import read_rows
@@ -67,6 +71,7 @@ SALVAGE_SECONDS = 10.0
 """How long an interrupted execution tries to keep what it has: whoever interrupted it waits."""
 Phase = Literal["loading", "reading", "generating", "writing"]
 Answer = TypeVar("Answer")
+AnyItems: TypeAlias = TextItems | ImageItems | AudioItems | DatasetItems | TableItems
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -107,6 +112,7 @@ class Execution:
         screen: Looks at images for those jobs that ask for it.
         credentials: Opens what images are signed with, where they are.
         cache_dir: Where a training unpacks its images, and adapters are kept.
+        classifiers: Look at texts for those jobs that ask for it.
     """
 
     def __init__(
@@ -121,6 +127,7 @@ class Execution:
         screen: Screen | None = None,
         credentials: OpenCredentials | None = None,
         cache_dir: Path | None = None,
+        classifiers: TextClassifiers | None = None,
     ) -> None:
         self.task = task
         self.key = part_key(task.job, task.shard, task.token, execution)
@@ -134,10 +141,11 @@ class Execution:
         self._credentials = credentials
         self._execution = execution
         self._cache_dir = cache_dir
+        self._classifiers = classifiers
         self._phase: Phase = "loading"
         self._entered = clock()
         self._seconds: dict[Phase, float] = {}
-        self._items: TextItems | ImageItems | AudioItems | TableItems | None = None
+        self._items: AnyItems | None = None
         self._training: TrainingShard | None = None
 
     def progress(self) -> Progress:
@@ -175,7 +183,7 @@ class Execution:
         adopted = await self._patiently(self._earlier_part, "its earlier parts are looked for")
         if adopted is not None:
             return adopted
-        if self.task.work.accept is not None or self.task.work.report is not None:
+        if self.task.work.pass_over is not None or self.task.work.report is not None:
             return await self._judge()
         if self.task.work.train is not None:
             return await self._train(self.task.work.train, cast("TrainingBackend", backend))
@@ -187,13 +195,15 @@ class Execution:
             await self._audio(items).run(cast("AudioBackend", backend))
         elif isinstance(items, TableItems):
             await self._table(items).run(cast("TabularBackend", backend))
+        elif isinstance(items, DatasetItems):
+            await converse(cast("Backend", backend), items.requests, items.settle)
         else:
-            await _answer(items, cast("Backend", backend))
+            await answer(items, cast("Backend", backend))
         self._enter("writing")
         data = items.join()
         await self.granted.wait()
         await self._write(self.key, data, "application/jsonl")
-        return describe_part(self.key, data, items.counts, items.usage)
+        return describe_part(self.key, data, items.counts, items.usage, self._figures(data))
 
     async def salvage(self) -> Part | None:
         """Write the records of the items that had ended before this was interrupted; None where that cannot be.
@@ -211,7 +221,10 @@ class Execution:
         except (StoreError, TimeoutError) as error:
             logger.warning("shard %s/%s: what had ended is not kept: %s", self.task.job, self.task.shard, error)
             return None
-        return describe_part(self.partial_key, data, counts, usage)
+        return describe_part(self.partial_key, data, counts, usage, self._figures(data))
+
+    def _figures(self, data: bytes) -> CheckFigures | None:
+        return None if self.task.work.accept is None else check_figures(data)
 
     async def _train(self, work: TrainWork, backend: TrainingBackend) -> Part:
         training = self._training = TrainingShard(
@@ -312,7 +325,7 @@ class Execution:
         parts = {node: task.upstream.get(node, ()) for node in task.work.upstream}
         return read_upstream(parts, task.first, task.count, self._store)
 
-    def _read(self, info: ModelInfo) -> TextItems | ImageItems | AudioItems | TableItems:
+    def _read(self, info: ModelInfo) -> AnyItems:
         carried = None if self.task.carry_from is None else self._store.get(self.task.carry_from)
         earlier = {} if carried is None else earlier_records(carried)
         rejected = read_rejections(self.task.redo, self._store)
@@ -322,13 +335,10 @@ class Execution:
         if work.table is not None:
             return TableItems(self.task, info, read_rows(self.task.source, self._store), earlier, rejected=rejected)
         adapters = find_adapters(work, info, self._store, cache_dir)
-        kind = ImageItems if work.image is not None else AudioItems if work.audio is not None else TextItems
         rows, upstream = read_rows(self.task.source, self._store), self._upstream()
+        if work.dataset is not None:
+            return DatasetItems(self.task, info, rows, earlier, upstream, adapters, self._classifiers)
+        if work.image is None and work.audio is None:
+            return TextItems(self.task, info, rows, earlier, upstream, adapters, self._classifiers)
+        kind = ImageItems if work.image is not None else AudioItems
         return kind(self.task, info, rows, earlier, upstream, adapters)
-
-
-async def _answer(items: TextItems, backend: Backend) -> None:
-    async with aclosing(backend.generate(items.requests)) as groups:
-        async for group in groups:
-            for result in group:
-                items.settle(result)

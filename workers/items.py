@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import UNSET, UnsetType
 
 from models.spec import Adapter, ItemError, ModelInfo, Usage
+from workers.acceptance.figures import ItemChecks
 from workers.contracts import Counts, Row, ShardTask
 from workers.prompts import PromptError
 from workers.records import EarlierRecord, Record, encode_record
@@ -18,6 +19,7 @@ from workers.upstream import NO_UPSTREAM, Upstream
 _NO_USAGE = Usage()
 _NOTHING: Row = {}
 NO_ADAPTERS: Mapping[str, Adapter] = {}
+NO_CHECKS = ItemChecks()
 
 
 class ShardItems(ABC):
@@ -85,7 +87,7 @@ class ShardItems(ABC):
         lines.append(b"")
         return b"\n".join(lines), counts, usage
 
-    def fail(self, index: int, error: ItemError, usage: Usage = _NO_USAGE) -> None:
+    def fail(self, index: int, error: ItemError, usage: Usage = _NO_USAGE, checks: ItemChecks = NO_CHECKS) -> None:
         """Take an error as an item's end."""
         offset = index - self._task.first
         record = Record(
@@ -95,6 +97,7 @@ class ShardItems(ABC):
             error=error,
             usage=usage if usage.prompt_tokens else UNSET,
             input=self._inputs[offset],
+            checks=UNSET if checks == NO_CHECKS else checks,
             attempts=self._attempt(index),
         )
         self._end(index, encode_record(record), usage, ok=False)

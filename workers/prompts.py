@@ -18,8 +18,7 @@ from workers.template_budget import MAX_TEXT, start_budget, text_of
 MAX_SOURCE = 256 << 10
 """Characters of a template."""
 _ROW = "row"
-# What an expression over JSON values can raise, beside Jinja2's own errors.
-_FAULTS = (
+FAULTS = (
     TemplateError,
     ArithmeticError,
     AssertionError,
@@ -30,6 +29,7 @@ _FAULTS = (
     TypeError,
     ValueError,
 )
+"""What an expression over JSON values can raise, Jinja2's own errors first."""
 _Renderer: TypeAlias = Callable[[Row], str]
 
 
@@ -143,7 +143,7 @@ class _Plain(_Part):
         start_budget()
         try:
             return text_of(value)
-        except _FAULTS as error:
+        except FAULTS as error:
             raise PromptError(f"{self._names[at]}: {error}", line=self._lines[at], part=self.part) from error
 
     def _checked(self, text: str) -> str:
@@ -154,7 +154,7 @@ class _Plain(_Part):
     def _missing(self, row: Row) -> PromptError:
         at = next(at for at, name in enumerate(self._names) if name not in row)
         name = self._names[at]
-        return PromptError(_missing_text(name, row), field=name, line=self._lines[at], part=self.part)
+        return PromptError(missing_text(name, row), field=name, line=self._lines[at], part=self.part)
 
 
 class _Full(_Part):
@@ -184,7 +184,7 @@ class _Full(_Part):
                 if size > MAX_TEXT:
                     raise SecurityError(f"the prompt is over {MAX_TEXT:,} characters")
                 pieces.append(piece)
-        except _FAULTS as error:
+        except FAULTS as error:
             raise self._explained(error, row) from error
         return "".join(pieces)
 
@@ -192,7 +192,7 @@ class _Full(_Part):
         line = _template_line(error, self._template)
         missing = next((name for name in sorted(self.fields) if name not in row and repr(name) in str(error)), None)
         if isinstance(error, UndefinedError) and missing is not None:
-            return PromptError(_missing_text(missing, row), field=missing, line=line, part=self.part)
+            return PromptError(missing_text(missing, row), field=missing, line=line, part=self.part)
         if isinstance(error, RecursionError | MemoryError):
             return PromptError("the template is nested too deeply", line=line, part=self.part)
         return PromptError(str(error), line=line, part=self.part)
@@ -212,7 +212,7 @@ def _compile(environment: PromptEnvironment, message: Message, part: int) -> _Pa
         problem = refused(tree)
         if problem is not None:
             raise PromptError(problem[0], line=problem[1], part=part)
-        _check_names(environment, tree, part)
+        check_names(environment, tree, part)
         found = meta.find_undeclared_variables(tree)
         simple = _as_plain(tree, found)
         if simple is not None:
@@ -220,19 +220,20 @@ def _compile(environment: PromptEnvironment, message: Message, part: int) -> _Pa
             return (
                 _Plain(message.role, part, pieces, names, lines) if names else _Literal(message.role, part, pieces[0])
             )
-        fields = (frozenset(found) - set(environment.globals)) | _row_fields(tree, found)
+        fields = (frozenset(found) - set(environment.globals)) | row_fields(tree, found)
         expressions = sum(1 for _ in tree.find_all(nodes.Expr))
         tree = Rewriter().visit(tree)
         template = environment.from_string(tree.set_environment(environment))
     except TemplateSyntaxError as error:
-        raise PromptError(_syntax_text(error, source), line=error.lineno, part=part) from error
+        raise PromptError(syntax_text(error, source), line=error.lineno, part=part) from error
     except (RecursionError, MemoryError, SyntaxError, ValueError) as error:
         # Python compiles what Jinja2 generates: an absurdly nested template fails there.
         raise PromptError("the template is nested too deeply, or holds too large a number", part=part) from error
     return _Full(message.role, part, template, fields, expressions)
 
 
-def _check_names(environment: PromptEnvironment, tree: nodes.Template, part: int) -> None:
+def check_names(environment: PromptEnvironment, tree: nodes.Template, part: int) -> None:
+    """Raise PromptError where a template names a filter or a test that there is not."""
     for kind, mark, known in (
         (nodes.Filter, "filter", environment.filter_names),
         (nodes.Test, "test", sorted(environment.tests)),
@@ -267,7 +268,7 @@ def _as_plain(tree: nodes.Template, undeclared: set[str]) -> tuple[list[str], li
     return pieces, names, lines
 
 
-def _row_fields(tree: nodes.Template, undeclared: set[str]) -> frozenset[str]:
+def row_fields(tree: nodes.Template, undeclared: set[str]) -> frozenset[str]:
     """Fields that are named as `row.name` or `row["a name"]`."""
     if _ROW not in undeclared:
         return frozenset()
@@ -284,7 +285,8 @@ def _row_field(node: nodes.Node) -> str | None:
     return None
 
 
-def _missing_text(name: str, row: Row) -> str:
+def missing_text(name: str, row: Row) -> str:
+    """That a row has no field of a name, and which one was meant."""
     close = difflib.get_close_matches(name, [str(known) for known in row], n=1)
     if close:
         return f"there is no field {name!r}; did you mean {close[0]!r}?"
@@ -292,7 +294,8 @@ def _missing_text(name: str, row: Row) -> str:
     return f"there is no field {name!r}; there is {known or 'none at all'}"
 
 
-def _syntax_text(error: TemplateSyntaxError, source: str) -> str:
+def syntax_text(error: TemplateSyntaxError, source: str) -> str:
+    """What is wrong with a template, with the line that it is in."""
     text = (error.message or "syntax error").rstrip(".")
     lines = source.splitlines()
     excerpt = lines[error.lineno - 1].strip() if 0 < error.lineno <= len(lines) else ""

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from models.images import StepName
 from models.spec import FinishReason, ItemError, Output, Reproducible, Usage
+from workers.acceptance.figures import CheckFigures, FigureSum, ItemChecks
 from workers.contracts import Counts, Part, Row
 from workers.trained_models import TrainedModel
 from workers.training_progress import TrainingProgress
@@ -135,6 +136,8 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """Of images: what was done, in order."""
     settings: dict[str, Any] | UnsetType = UNSET  # of image or audio, as JSON, the engine's choices included
     input: Row | UnsetType = UNSET
+    checks: ItemChecks | UnsetType = UNSET
+    """Of a job with rules: where not everything was right at once."""
     attempts: int = 1
     schema_version: int = SCHEMA_VERSION
 
@@ -146,6 +149,7 @@ class _Outline(msgspec.Struct):
     status: Status
     attempts: int = 1
     usage: Usage = Usage()
+    checks: ItemChecks | None = None
 
 
 class BrokenPartError(Exception):
@@ -161,12 +165,14 @@ def encode_record(record: Record) -> bytes:
     return _encoder.encode(record)
 
 
-def item_seed(seed: int, index: int, attempt: int = 1) -> int:
+def item_seed(seed: int, index: int, attempt: int = 1, trial: int = 1) -> int:
     """The 63-bit seed of an item: a digest of the job's seed and the item's index, whatever the sharding.
 
-    A later attempt gets another seed, or an item that failed by chance of its seed would fail again.
+    A later attempt gets another seed, or an item that failed by chance of its seed would fail again; and so does a
+    later try within an attempt, of a job whose answers have to satisfy rules.
     """
-    text = f"{seed}/{index}" if attempt == 1 else f"{seed}/{index}/{attempt}"
+    text = f"{seed}/{index}" if attempt == trial == 1 else f"{seed}/{index}/{attempt}"
+    text = text if trial == 1 else f"{text}/{trial}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -179,6 +185,7 @@ def read_part(key: str, data: bytes, *, first: int, count: int) -> Part:
     ok = 0
     prompt_tokens = completion_tokens = 0
     expected = first
+    sums = FigureSum()
     for line in data.splitlines():
         try:
             outline = _outlines.decode(line)
@@ -188,16 +195,30 @@ def read_part(key: str, data: bytes, *, first: int, count: int) -> Part:
             raise BrokenPartError(f"{key}: item {outline.index} stands where item {expected} should be")
         expected += 1
         ok += outline.status == "ok"
+        if outline.checks is not None:
+            sums.add(outline.checks, ok=outline.status == "ok")
         prompt_tokens += outline.usage.prompt_tokens
         completion_tokens += outline.usage.completion_tokens
     if expected != first + count or not data.endswith(b"\n"):
         raise BrokenPartError(f"{key}: holds {expected - first} of {count} records")
-    return describe_part(key, data, Counts(ok, count - ok), Usage(prompt_tokens, completion_tokens))
+    usage = Usage(prompt_tokens, completion_tokens)
+    return describe_part(key, data, Counts(ok, count - ok), usage, sums.figures)
 
 
-def describe_part(key: str, data: bytes, counts: Counts, usage: Usage) -> Part:
+def describe_part(key: str, data: bytes, counts: Counts, usage: Usage, checks: CheckFigures | None = None) -> Part:
     """What is reported of a part that was just made."""
-    return Part(key=key, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), counts=counts, usage=usage)
+    digest = hashlib.sha256(data).hexdigest()
+    return Part(key=key, bytes=len(data), sha256=digest, counts=counts, usage=usage, checks=checks)
+
+
+def check_figures(data: bytes) -> CheckFigures | None:
+    """What the records of a part say of the rules, added up; None where they say nothing."""
+    sums = FigureSum()
+    for line in data.splitlines():
+        outline = _outlines.decode(line)
+        if outline.checks is not None:
+            sums.add(outline.checks, ok=outline.status == "ok")
+    return sums.figures
 
 
 class EarlierRecord(msgspec.Struct, frozen=True):

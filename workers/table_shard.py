@@ -107,7 +107,7 @@ class TableShard:
         await asyncio.to_thread(drawing.take, table)
 
     def _first(self, drawing: _Drawing) -> int:
-        """The number of a draw's first candidate: that of its row where it is the block's first, else one of its own."""
+        """The number of a draw's first candidate: its row's where it is the block's first draw, else one of its own."""
         work, block = self._items.table, drawing.block
         if block.attempt == 1 and not drawing.draws:
             return block.index * work.block

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import orjson
 from msgspec import UNSET, UnsetType
 
 from models.spec import MAX_TOKENS_LIMIT, Adapter, ItemError, ModelInfo, TextRequest, TextResult
+from models.text_classifiers import TextClassifiers
+from workers.acceptance.checks import Verdict
+from workers.acceptance.figures import ItemChecks
+from workers.acceptance.subjects import Output
+from workers.acceptance.trials import Accepted, Trials
 from workers.contracts import Row, ShardTask
-from workers.items import NO_ADAPTERS, ShardItems
+from workers.items import NO_ADAPTERS, NO_CHECKS, ShardItems
 from workers.prompts import PromptError, PromptTemplate
 from workers.records import EarlierRecord, Record, encode_record, item_seed
 from workers.schemas import Validator
@@ -18,7 +23,14 @@ from workers.upstream import NO_UPSTREAM, Upstream
 
 
 class TextItems(ShardItems):
-    """As `ShardItems`; `requests` are those of the items that are not done yet."""
+    """As `ShardItems`; `requests` are those of the items that are not done yet.
+
+    Of a job without rules an answer is the item's end: `settle`. Of one that has rules (`on_trial`) answers are looked
+    at, and each then taken as an end or asked for again: `look`, `take`.
+
+    Args:
+        classifiers: Asked by rules that need one.
+    """
 
     def __init__(
         self,
@@ -28,6 +40,7 @@ class TextItems(ShardItems):
         earlier: Mapping[int, EarlierRecord],
         upstream: Upstream = NO_UPSTREAM,
         adapters: Mapping[str, Adapter] = NO_ADAPTERS,
+        classifiers: TextClassifiers | None = None,
     ) -> None:
         work = task.work
         self.requests: list[TextRequest] = []
@@ -35,7 +48,19 @@ class TextItems(ShardItems):
         self._template = PromptTemplate(work.messages)
         self._adapter = None if work.adapter is None else adapters[work.adapter]
         self._sampling, self._options = work.parsed_sampling(), work.parsed_options()
+        accept = work.parsed_accept()
+        self._trials: Trials | None = None
+        if accept is not None:
+            classifiers = classifiers or TextClassifiers()
+            self._trials = Trials(
+                accept, classifiers, parse=self._output, allowed=lambda text: self._refused(text) is None
+            )
         super().__init__(task, info, rows, earlier, upstream, adapters)
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether the job has rules."""
+        return self._trials is not None
 
     def settle(self, result: TextResult) -> None:
         """Take an item's result as its end."""
@@ -45,7 +70,27 @@ class TextItems(ShardItems):
         if error is not None:
             self.fail(result.index, error, result.usage)
             return
-        record = self._record(result)
+        self._keep(result)
+
+    def look(self, results: Sequence[TextResult]) -> list[Verdict | None]:
+        """As `Trials.look`: may take its time, in a thread."""
+        assert self._trials is not None  # noqa: S101 - on_trial
+        return self._trials.look(results)
+
+    def take(self, result: TextResult, verdict: Verdict | None) -> TextRequest | None:
+        """Take what came of an answer; what is asked next, where the item has not ended."""
+        assert self._trials is not None  # noqa: S101 - on_trial
+        outcome = self._trials.take(result, verdict)
+        if isinstance(outcome, TextRequest):
+            return outcome
+        if isinstance(outcome, Accepted):
+            self._keep(outcome.result, outcome.checks)
+        else:
+            self.fail(outcome.index, outcome.error, outcome.usage, outcome.checks)
+        return None
+
+    def _keep(self, result: TextResult, checks: ItemChecks = NO_CHECKS) -> None:
+        record = self._record(result, checks)
         self._end(result.index, encode_record(record), result.usage, ok=True)
 
     def _ask(self, index: int, values: Row) -> None:
@@ -56,19 +101,21 @@ class TextItems(ShardItems):
             if refused is not None:
                 self.fail(index, refused)
                 return
-        self.requests.append(
-            TextRequest(
-                index=index,
-                messages=messages,
-                sampling=self._sampling,
-                seed=item_seed(work.seed, index, self._attempt(index)),
-                n=work.n,
-                max_tokens=None if work.max_tokens_field is None else _limit(values, work.max_tokens_field),
-                schema=work.schema,
-                options=self._options,
-                adapter=self._adapter,
-            )
+        seed = partial(item_seed, work.seed, index, self._attempt(index))
+        request = TextRequest(
+            index=index,
+            messages=messages,
+            sampling=self._sampling,
+            seed=seed(),
+            n=work.n,
+            max_tokens=None if work.max_tokens_field is None else _limit(values, work.max_tokens_field),
+            schema=work.schema,
+            options=self._options,
+            adapter=self._adapter,
         )
+        self.requests.append(request)
+        if self._trials is not None:
+            self._trials.begin(request, values, seed)
 
     def _invalid(self, result: TextResult, validator: Validator) -> ItemError | None:
         for output in result.outputs:
@@ -83,10 +130,18 @@ class TextItems(ShardItems):
                 return ItemError("invalid_output", f"the output does not satisfy the schema: {problem}")
         return None
 
-    def _record(self, result: TextResult) -> Record:
+    def _output(self, result: TextResult) -> Output | ItemError:
+        """What rules look at in an answer; why it is none, where the job has a schema that it does not satisfy."""
+        if self._validator is None:
+            return result.outputs[0].text
+        error = self._invalid(result, self._validator)
+        parsed: Output = {} if error is not None else orjson.loads(result.outputs[0].text)
+        return error or parsed
+
+    def _record(self, result: TextResult, checks: ItemChecks) -> Record:
         offset = result.index - self._task.first
         first = result.outputs[0]
-        output: str | dict[str, Any] | UnsetType = first.text  # an object of any shape
+        output: Output | UnsetType = first.text
         if self._work.n > 1:
             output = UNSET
         elif self._validator is not None:
@@ -105,6 +160,7 @@ class TextItems(ShardItems):
             seed=first.seed,
             reproducible=self._info.reproducible,
             input=self._inputs[offset],
+            checks=UNSET if checks == NO_CHECKS else checks,
             attempts=self._attempt(result.index),
         )
 

@@ -14,6 +14,8 @@ from models.training.settings import FamilyName, TrainingSettings
 WHAT: Final[Mapping[FamilyName, str]] = {
     "tabular-argn": "TabularARGN of mostlyai-engine: an autoregressive network that draws column after column, in any "
     "order (https://arxiv.org/abs/2501.12012)",
+    "tabular-gan": "A conditional GAN with mode-specific normalisation (https://arxiv.org/abs/1907.00503)",
+    "tabular-vae": "A variational autoencoder with mode-specific normalisation (https://arxiv.org/abs/1907.00503)",
 }
 MADE_ANEW: Final[frozenset[Kind]] = frozenset({"text", "id"})
 

@@ -30,11 +30,22 @@ class TableFamily:
     """Modules that must be installed."""
 
 
+_NETWORK_NEEDS: Final = ("torch", "safetensors", "tensorboard", "sklearn")
 FAMILIES: Final[dict[FamilyName, TableFamily]] = {
     "tabular-argn": TableFamily(
         trainer="models.tabular.argn_training:ArgnTrainer",
         model="models.tabular.argn:open_model",
         needs=("torch", "safetensors", "tensorboard", "pandas", "mostlyai.engine"),
+    ),
+    "tabular-gan": TableFamily(
+        trainer="models.tabular.network_training:GanTrainer",
+        model="models.tabular.network_model:open_model",
+        needs=_NETWORK_NEEDS,
+    ),
+    "tabular-vae": TableFamily(
+        trainer="models.tabular.network_training:VaeTrainer",
+        model="models.tabular.network_model:open_model",
+        needs=_NETWORK_NEEDS,
     ),
 }
 

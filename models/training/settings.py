@@ -7,11 +7,13 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-FamilyName: TypeAlias = Literal["diffusion", "gan", "vae", "ar", "text-diffusion", "lora", "tabular-argn"]
+FamilyName: TypeAlias = Literal[
+    "diffusion", "gan", "vae", "ar", "text-diffusion", "lora", "tabular-argn", "tabular-gan", "tabular-vae"
+]
 
 TEXT_FAMILIES: Final[frozenset[FamilyName]] = frozenset({"text-diffusion"})
 """They learn from captions, and draw what a text says; the others learn classes."""
-TABLE_FAMILIES: Final[frozenset[FamilyName]] = frozenset({"tabular-argn"})
+TABLE_FAMILIES: Final[frozenset[FamilyName]] = frozenset({"tabular-argn", "tabular-gan", "tabular-vae"})
 """They learn from rows of a table, and make rows."""
 CAPTION_FILES: Final = ("captions.jsonl", "metadata.jsonl")
 """Names of a file that holds the captions of a folder's images."""
@@ -142,6 +144,36 @@ class TabularArgnOptions(TableOptions):
     """Differential privacy; by default none."""
 
 
+class TabularGanOptions(TableOptions):
+    """A conditional GAN of tables (Xu et al., 2019, https://arxiv.org/abs/1907.00503)."""
+
+    latent: Annotated[int, Field(ge=1)] = 128
+    """Numbers that a row is made from."""
+    widths: Annotated[tuple[Annotated[int, Field(ge=4)], ...], Field(min_length=1)] = (256, 256)
+    """Of the generator's layers."""
+    critic_widths: Annotated[tuple[Annotated[int, Field(ge=4)], ...], Field(min_length=1)] = (256, 256)
+    """Of the critic's layers."""
+    pac: Annotated[int, Field(ge=1)] = 4
+    """Rows that the critic sees at once; the batch is a multiple of it."""
+
+
+class TabularVaeOptions(TableOptions):
+    """A variational autoencoder of tables (Xu et al., 2019, https://arxiv.org/abs/1907.00503)."""
+
+    latent: Annotated[int, Field(ge=1)] = 64
+    """Numbers that a row is made from."""
+    widths: Annotated[tuple[Annotated[int, Field(ge=4)], ...], Field(min_length=1)] = (256, 256)
+    """Of the encoder's layers; the decoder has them the other way round."""
+    faithfulness: Annotated[float, Field(gt=0)] = 2.0
+    """What giving rows back weighs against the order of the latent codes."""
+    judged: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """The share of the rows that is not learned from: by its loss the training ends early."""
+    judged_every: Annotated[int, Field(ge=1)] = 100
+    """Steps."""
+    patience: Annotated[int, Field(ge=1)] = 10
+    """So many judgements without a better one end the training."""
+
+
 OPTIONS: Final[dict[FamilyName, type[Options]]] = {
     "diffusion": DiffusionOptions,
     "gan": GanOptions,
@@ -150,6 +182,8 @@ OPTIONS: Final[dict[FamilyName, type[Options]]] = {
     "text-diffusion": TextDiffusionOptions,
     "lora": LoraOptions,
     "tabular-argn": TabularArgnOptions,
+    "tabular-gan": TabularGanOptions,
+    "tabular-vae": TabularVaeOptions,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Response
@@ -16,7 +16,11 @@ from orchestrator.api.services import Services, ServicesOf
 from orchestrator.job_files import find_file
 from orchestrator.passes import HELD_BACK
 from orchestrator.results import Page
+from orchestrator.spec import JobSpec
 from workers.records import StoredAudio, StoredImage
+
+if TYPE_CHECKING:
+    from orchestrator.exports import Outputs
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 After = Annotated[int | None, Query(ge=-1, description="Begin behind the item of this index.")]
@@ -71,7 +75,7 @@ def download_results(
         chunks = table_results.stream(services.store, services.jobs, job_id, form)
     elif form != "jsonl":
         spec = services.jobs.spec(job_id)
-        outputs = FILE_COLUMNS.get(spec.kind, spec.n)
+        outputs = _outputs(spec)
         chunks = _exporter(form)(chunks, spec.kept, outputs, tuple(spec.nodes or ()))
     # What is wrong from the start can still be answered with its status.
     first = next(chunks, b"")
@@ -150,6 +154,10 @@ def _of_training(job_id: str, services: ServicesOf, what: Literal["samples", "hi
         why = "it has none yet" if job.kind == "train" else f"it is of kind {job.kind}"
         raise RequestError(f"job {job_id} has no {what} of a training: {why}", status=NOT_FOUND, code="no_training")
     return services.store.get(key)
+
+
+def _outputs(spec: JobSpec) -> Outputs:
+    return spec.given(spec.source.grid or ()) if spec.kind == "dataset" else FILE_COLUMNS.get(spec.kind, spec.n)
 
 
 def _exporter(form: Literal["csv", "parquet"]) -> Callable[..., Iterator[bytes]]:

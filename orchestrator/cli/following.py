@@ -79,6 +79,12 @@ def sample_lines(record: Mapping[str, Any], width: int) -> list[str]:  # a recor
     return lines
 
 
+def row_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
+    """The columns of a dataset's row as text, each with its name; of a record without any, why there is none."""
+    output = record.get("output")
+    return [f"{name}: {_text(value)}" for name, value in output.items()] if output else output_texts(record)
+
+
 def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
     """The outputs of a record as text; of a record without any, why there is none."""
     if "nodes" in record:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from models.tabular.columns import Column
     from orchestrator.planning import PlannedShard, PlanSummary
     from orchestrator.spec import JobSpec
-    from workers.contracts import SourceRange
+    from workers.contracts import Row, SourceRange
 
 
 @guarded
@@ -86,6 +86,7 @@ def _as_json(planned: _Planned) -> dict[str, object]:
         "columns": summary.columns,
         "fields": summary.fields,
         "custom_id": summary.custom_id,
+        **({"drawn": _drawn(spec, len(summary.samples))} if spec.kind == "dataset" else {}),
         "samples": [[{"role": one.role, "content": one.content} for one in sample] for sample in summary.samples],
     }
 
@@ -102,8 +103,9 @@ def _lines(planned: _Planned) -> list[str]:
         lines.append(f"  data     {spec.data.dataset or spec.input_file}")
     if spec.source.file is not None:
         lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
-    lines += _columns(planned)
-    if summary.fields:
+    if spec.kind != "dataset" or spec.source.file is not None:
+        lines += _columns(planned)
+    if summary.fields and spec.kind != "dataset":
         lines.append(f"  used     {', '.join(summary.fields)}")
     if summary.custom_id is not None:
         lines.append(f"  ids      from {summary.custom_id}")
@@ -111,11 +113,36 @@ def _lines(planned: _Planned) -> list[str]:
         lines.append(f"  needs    {', '.join(spec.upstream)}")
     if spec.deadline is not None:
         lines.append(f"  deadline {spec.deadline}")
+    return lines + (_plan_lines if spec.kind == "dataset" else _sample_lines)(spec, summary)
+
+
+def _sample_lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
+    lines: list[str] = []
     for number, sample in enumerate(summary.samples):
         lines += ["", f"  {'prompt' if spec.data is None else 'row'} {number}:"]
         for message in sample:
             lines += [f"    {message.role}:", *(f"      {line}" for line in message.content.rstrip().splitlines())]
     return lines
+
+
+def _plan_lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
+    from orchestrator.dataset_samples import about
+    from workers.template_budget import text_of
+
+    width = max(map(len, spec.plan))
+    lines = ["", "  columns, as they are filled:"]
+    lines += [f"    {name:<{width}}  {about(column)}" for name, column in spec.plan.items()]
+    for number, row in enumerate(_drawn(spec, len(summary.samples))):
+        lines += ["", f"  drawn for row {number}:", *(f"    {name}: {text_of(value)}" for name, value in row.items())]
+    return lines
+
+
+def _drawn(spec: JobSpec, samples: int) -> list[Row]:
+    from orchestrator.cli.previewing import first_items
+    from orchestrator.dataset_samples import drawn
+
+    small, _ = first_items(spec, samples)
+    return drawn(spec, spec.seed, small.source.items or [])
 
 
 def _columns(planned: _Planned) -> list[str]:
@@ -153,6 +180,10 @@ def _output(spec: JobSpec, summary: PlanSummary) -> str:
     if spec.kind == "audio":
         voice = "" if spec.audio.voice is None else f" by the voice {spec.audio.voice}"
         return f"{summary.items:,} spoken texts{voice}"
+    if spec.kind == "dataset":
+        a_row = sum(column.most_tokens(spec.sampling.max_tokens) for column in spec.plan.values())
+        made = f"rows of {len(spec.given(spec.source.grid or ()))} columns"
+        return f"{made}, {a_row * summary.items:,} tokens at most ({a_row:,} a row)" if a_row else made
     longest = spec.sampling.max_tokens * spec.n * summary.items
     return f"{longest:,} tokens at most ({spec.sampling.max_tokens:,} an output)"
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from orchestrator.cli.following import output_texts
+from orchestrator.cli.following import output_texts, row_texts
 from orchestrator.cli.output import stdout
 from orchestrator.flow_spec import node_specs
 from orchestrator.image_spec import with_absolute_paths
@@ -60,7 +60,7 @@ def first_items(spec: JobSpec, count: int) -> tuple[JobSpec, list[Asked]]:
         home = Path(spec.source.file).absolute().parent
         rows = [with_absolute_paths(spec, row, home) for row in rows]
     items = list(itertools.islice(_crossed(spec, rows), count))
-    template = PromptTemplate(spec.templates)
+    template = PromptTemplate(() if spec.kind == "dataset" else spec.templates)  # a column's needs other columns
     prompts = [[{"role": one.role, "content": one.content} for one in template.render(item)] for item in items]
     source = Source(
         items=[{**item, ITEM_FIELD: str(number)} for number, item in enumerate(items)], custom_id=ITEM_FIELD
@@ -70,6 +70,7 @@ def first_items(spec: JobSpec, count: int) -> tuple[JobSpec, list[Asked]]:
             "name": f"{spec.name} (preview)"[:200],
             "source": source,
             "keep": spec.kept,
+            **({"output": spec.given(spec.source.grid or ())} if spec.kind == "dataset" else {}),
             "priority": "urgent",
             "deadline": None,
             "metadata": {**spec.metadata, "nightmill.preview": "true"},
@@ -107,8 +108,13 @@ def _crossed(spec: JobSpec, rows: Sequence[Row]) -> itertools.chain[Row]:
     return itertools.chain.from_iterable(({**row, **combination} for combination in combinations) for row in rows)
 
 
-def print_previews(records: Sequence[Mapping[str, Any]], prompts: Sequence[Asked]) -> None:  # records: any JSON
-    """Each item's prompt and output, one panel an item."""
+def print_previews(
+    records: Sequence[Mapping[str, Any]],  # any JSON
+    prompts: Sequence[Asked],
+    *,
+    as_rows: bool = False,
+) -> None:
+    """Each item's prompt and output, one panel an item; of a dataset each row, column by column."""
     from rich.console import Group  # noqa: PLC0415 - not for `--json`
     from rich.panel import Panel  # noqa: PLC0415 - not for `--json`
     from rich.rule import Rule  # noqa: PLC0415 - not for `--json`
@@ -121,12 +127,14 @@ def print_previews(records: Sequence[Mapping[str, Any]], prompts: Sequence[Asked
             for message in asked
         ]
         failed = "error" in record
-        for text in output_texts(record):
+        for text in row_texts(record) if as_rows else output_texts(record):
             parts += [Rule(style="dim")] if parts else []
             parts.append(Text(text.strip(), style="red" if failed else ""))
         usage = record.get("usage") or {}
         given = ", ".join(f"{key}: {value}" for key, value in (record.get("input") or {}).items())
         foot = f"{usage.get('completion_tokens', 0)} tokens, {record.get('finish_reason', record['status'])}"
+        tries = record.get("checks", {}).get("tries", 1)
+        foot += f", {tries} tries" if tries > 1 else ""
         if "images" in record:
             foot = f"seed {record['seed']}, {record['reproducible']}"
         if "audio" in record:

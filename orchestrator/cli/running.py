@@ -165,7 +165,7 @@ def preview(
         if as_json:
             print_json([{**record, "messages": asked} for record, asked in zip(records, prompts, strict=False)])
         else:
-            print_previews(records, prompts)
+            print_previews(records, prompts, as_rows=spec.kind == "dataset")
         if job.images or job.sounds or job.nodes:
             folder = out or Path(tempfile.gettempdir()) / f"nightmill-preview-{job.id}"
             what = "listened to" if job.sounds else "looked at"

@@ -41,6 +41,10 @@ def save_job(client: Client, job: JobView, folder: Path, form: ResultFormat | No
         from orchestrator.cli.sounds import save_sounds  # noqa: PLC0415 - a page's template only where there is one
 
         page = save_sounds(client, job, folder)
+    elif job.dataset is not None:
+        from orchestrator.cli.dataset_folder import save_dataset  # noqa: PLC0415 - pyarrow only where it is needed
+
+        page = save_dataset(job, job.dataset, save_results(client, job.id, folder, "jsonl"))
     else:
         return save_results(client, job.id, folder, form)
     if form != "jsonl":

@@ -9,6 +9,7 @@ from datetime import datetime
 from orchestrator.cli.progress import duration, losses_text, phase_of
 from orchestrator.lifecycle import JobStatus
 from orchestrator.views import JobView, NodeView
+from workers.acceptance.figures import CheckFigures
 from workers.training_progress import TrainingProgress
 
 
@@ -94,6 +95,19 @@ def node_text(node: NodeView) -> str:
     if counts.failed:
         parts.append(f"{counts.failed:,} failed")
     return " · ".join([*parts, node.job])
+
+
+def checks_text(checks: CheckFigures | None) -> Iterator[str]:
+    """`words: 12 answers rejected · 9 items mended · 1 failed`, a line for each rule, after one for all."""
+    if checks is None:
+        return
+    yield f"{checks.again:,} answers beyond the first · {checks.repaired:,} items repaired"
+    for name, rule in checks.rules.items():
+        figures = {"answers rejected": rule.rejected, "items mended": rule.mended, "failed": rule.failed}
+        parts = [f"{count:,} {what}" for what, count in figures.items() if count]
+        if rule.found:
+            parts.append(f"found in {rule.found:,} items")
+        yield f"{name}: {' · '.join(parts)}"
 
 
 def training_text(training: TrainingProgress) -> str:
@@ -199,6 +213,7 @@ def describe(job: JobView, now: float | None = None) -> Iterator[tuple[str, str]
     if why is not None:
         yield "error", why
     yield "items", item_counts(job)
+    yield from (("rules", line) for line in checks_text(job.checks))
     yield from (("node", node_text(node)) for node in job.nodes)
     shards = " · ".join(f"{count:,} {name}" for name, count in sorted(job.shards.items()))
     yield "shards", f"{job.shard_count:,}" + (f" · {shards}" if shards else "")

@@ -125,6 +125,7 @@ HOT = {
     "the first open item": results.first_open_item(JOB),
     "shards from an item on": results.shards_from(JOB, 55, 600),
     "totals of a job": sums.sums([JOB]),
+    "what the rules of a job came to": sums.checks_of(JOB),
     "one shard": endings.one_shard(JOB, 7),
     "what the shards of an ended job name": collector.shard_parts(collector.Ended(JOB, 1, planned=True), [3, 4]),
     "the shards that hold files of an ended job": file_sweep.shards_holding(JOB, 1, 55, 70),

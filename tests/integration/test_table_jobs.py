@@ -22,6 +22,8 @@ from tests.support.studio import Studio
 
 JOB: dict[str, Any] = {"name": "people", "kind": "tabular", "model": "people", "seed": 3, "report": False}
 
+ECHO = {"kind": "text", "model": "echo", "prompt": "x", "source": {"count": 1}, "report": None}
+
 
 @pytest.fixture
 def studio(sqlite_url: str, store_url: str, redis_url: str) -> Iterator[Studio]:
@@ -150,7 +152,14 @@ def test_what_is_still_rejected_after_the_last_round_is_no_row(studio: Studio) -
         ({"table": {"rows": 1}, "prompt": "x"}, "prompt is for text"),
         ({"table": {"rows": 1, "rebalance": {"city": {"Graz": 0.7, "Linz": 0.6}}}}, "at most 1"),
         (
-            {"kind": "text", "model": "echo", "prompt": "x", "source": {"count": 1}, "table": {"rows": 1}},
+            {
+                "kind": "text",
+                "model": "echo",
+                "prompt": "x",
+                "source": {"count": 1},
+                "table": {"rows": 1},
+                "report": None,
+            },
             "table is for",
         ),
     ],

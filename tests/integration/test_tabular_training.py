@@ -71,8 +71,16 @@ def source_table(workshop: Workshop, job_id: str, name: str) -> pa.Table:
     return pq.read_table(io.BytesIO(workshop.store.get(source_tables_prefix(job_id) + name)))
 
 
-def test_a_file_becomes_a_model_of_tables(workshop: Workshop) -> None:
-    job_id = workshop.train_job(fitting(workshop))
+TRAININGS: dict[str, dict[str, Any]] = {
+    "tabular-argn": {"options": {"epochs": 2, "size": "S"}},
+    "tabular-gan": {"options": {"widths": [32], "critic_widths": [32]}, "steps": 20, "batch_size": 32},
+    "tabular-vae": {"options": {"widths": [32]}, "steps": 20, "batch_size": 32},
+}
+
+
+@pytest.mark.parametrize("family", TRAININGS)
+def test_a_file_becomes_a_model_of_tables(workshop: Workshop, family: str) -> None:
+    job_id = workshop.train_job(fitting(workshop, training={"family": family, **TRAININGS[family]}))
     trained = workshop.record(job_id)["trained"]
     kinds = {column["name"]: column["kind"] for column in trained["columns"]}
     assert kinds == {
@@ -91,7 +99,7 @@ def test_a_file_becomes_a_model_of_tables(workshop: Workshop) -> None:
     assert {file["name"].rpartition(".")[2] for file in trained["files"]} == {"safetensors", "json", "md"}
 
     listed = {entry["id"]: entry for entry in workshop.http.get("/v1/models").json()["data"]}["people"]
-    assert (listed["kind"], listed["engines"], listed["rows"]) == ("table", ["tabular-argn"], learned.num_rows)
+    assert (listed["kind"], listed["engines"], listed["rows"]) == ("table", [family], learned.num_rows)
     folder = fetch_model(workshop.store, "people", job_id, workshop.cache)
     assert "phone" in (folder / "README.md").read_text()
 

@@ -105,12 +105,17 @@ class Studio:
                 mine = or_(Job.id == job_id, Job.flow == job_id)
                 ids = connection.scalars(select(Job.id).where(mine, Job.status == "in_progress")).all()
             for each in ids:
-                for task, execution, part in self._done(each, now):
-                    self._tell(now, task, "finished", execution, part=part, counts=part.counts)
+                self.run_shards(each, now)
             Finaliser(services.engine, services.store, Outbox(), clock=lambda: now).step()
             if self.client.job(job_id).ended:
                 return
         raise AssertionError(f"job {job_id} does not end: {self.client.job(job_id)}")
+
+    def run_shards(self, job_id: str, now: float | None = None) -> None:
+        """Run the shards of a job that can be taken."""
+        now = now or time.time()
+        for task, execution, part in self._done(job_id, now):
+            self._tell(now, task, "finished", execution, part=part, counts=part.counts)
 
     def _done(self, job_id: str, now: float) -> list[tuple[ShardTask, str, Part]]:
         """The shards of a job that can be taken, each with an execution and the part that it left."""
@@ -121,7 +126,7 @@ class Studio:
     async def _run(self, task: ShardTask, execution: str) -> Part:
         run = Execution(task, execution, self.services.store, screen=self.screen, credentials=self.credentials)
         run.granted.set()
-        judges = task.work.accept is not None or task.work.report is not None
+        judges = task.work.pass_over is not None or task.work.report is not None
         backend = DatasetEngine() if judges else self.open_backend()
         try:
             return await run.run(backend, await backend.load())

@@ -137,5 +137,5 @@ def test_garbage_is_no_message_of_any_version(text: str) -> None:
 def test_every_message_leaves_out_what_is_as_it_would_be_anyway() -> None:
     kinds = [kind for kind in vars(contracts).values() if isinstance(kind, type) and issubclass(kind, msgspec.Struct)]
     ours = [kind for kind in kinds if kind.__module__ == contracts.__name__ and not kind.__name__.startswith("_")]
-    assert len(ours) == 21
+    assert len(ours) >= 21
     assert all(kind.__struct_config__.omit_defaults and kind.__struct_config__.forbid_unknown_fields for kind in ours)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -39,6 +39,7 @@ def test_what_does_not_count_is_gone_from_the_plain_form() -> None:
     assert normalised("Ⅳ ﾊﾟ") == "iv パ"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_the_plain_form_is_its_own_plain_form(text: str) -> None:
     assert normalised(normalised(text)) == normalised(text)
@@ -50,7 +51,23 @@ def test_case_and_punctuation_leave_a_signature_as_it_is() -> None:
 
 
 def test_agreement_estimates_the_common_share() -> None:
-    words = "red blue green small large warm cold soft hard plain kettle jacket lamp table chair".split()
+    words = [
+        "red",
+        "blue",
+        "green",
+        "small",
+        "large",
+        "warm",
+        "cold",
+        "soft",
+        "hard",
+        "plain",
+        "kettle",
+        "jacket",
+        "lamp",
+        "table",
+        "chair",
+    ]
     rng = np.random.default_rng(3)
     errors = []
     for changed in range(60):
@@ -65,7 +82,7 @@ def test_agreement_estimates_the_common_share() -> None:
 
 def test_texts_without_spaces_are_compared_by_shorter_pieces() -> None:
     text = "我昨天收到的水壶已经坏了，请问怎样才能退货并且拿回我付的钱？"
-    assert _share(text, text.replace("，", " ").replace("？", "。")) > 0.9
+    assert _share(text, text.replace("，", " ").replace("？", "。").replace("水壶", "水 壶")) == 1
     assert 0.6 < _share(text, text.replace("水壶", "台灯")) < 1
     assert _share(text, "保修期为两年，从购买之日起计算，配件除外。") < 0.1
 
@@ -77,6 +94,7 @@ def test_the_shortest_texts_have_signatures_of_their_own(text: str) -> None:
     assert [share == 1 for share in shares] == [normalised(text) == normalised(other) for other in others]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=12))
 def test_a_signature_is_that_of_its_text_in_any_company(texts: list[str]) -> None:
     plain = [normalised(text) for text in texts]
@@ -108,12 +126,14 @@ def test_the_texts_of_a_part_are_those_of_its_good_records(tmp_path: Path) -> No
         {"index": 4, "status": "ok", "output": {"answer": {"text": "Yes", "points": [1, 2.5]}, "topic": "x"}},
         {"index": 5, "status": "failed", "error": {"code": "c", "message": "m"}},
         {"index": 6, "status": "ok", "output": "plain", "seed": 1},
+        {"index": 7, "status": "ok", "outputs": [{"text": "a", "finish_reason": "stop", "seed": 1}, {"text": "b"}]},
     ]
     path = tmp_path / "part.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert list(record_texts(path, "output")) == [(4, "Yes\n1\n2.5\nx"), (6, "plain")]
+    assert list(record_texts(path, "output")) == [(4, "Yes\n1\n2.5\nx"), (6, "plain"), (7, "a\nb")]
     assert list(record_texts(path, "output.answer.text")) == [(4, "Yes")]
     assert list(record_texts(path, "answer.points.1")) == [(4, "2.5")]
+    assert list(record_texts(path, "output.1")) == [(7, "b")]
     assert list(record_texts(path, "answer.nothing")) == []
     assert text_at({"output": "a column of this name", "other": 1}, "output") == "a column of this name"
 
@@ -177,6 +197,6 @@ def test_a_part_whose_texts_are_not_in_order_is_refused(tmp_path: Path) -> None:
 def test_rules_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="no rule is left"):
         DuplicateRules(exact=False, minhash=None, embedding=None)
-    with pytest.raises(ValueError, match="greater than or equal to 0.7"):
+    with pytest.raises(ValueError, match=r"greater than or equal to 0\.7"):
         DuplicateRules(minhash=0.3)
     assert DuplicateRules(minhash=None).names == ("exact", "embedding")

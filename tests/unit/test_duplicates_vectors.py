@@ -24,18 +24,33 @@ def _cosines(codes: NDArray[np.int8]) -> NDArray[np.float64]:
 
 def test_the_bytes_of_a_text_are_the_same_in_any_company(vectors: TextVectors) -> None:
     rng = np.random.default_rng(2)
-    words = "the kettle is broken and i want my money back please send another one".split()
-    texts = [" ".join(rng.choice(words, rng.integers(1, 90))) for _ in range(70)]
+    words = [
+        "the",
+        "kettle",
+        "is",
+        "broken",
+        "and",
+        "i",
+        "want",
+        "my",
+        "money",
+        "back",
+        "please",
+        "send",
+        "another",
+        "one",
+    ]
+    texts = [" ".join(rng.choice(words, rng.integers(1, 90))) for _ in range(40)]
     texts += ["", "我想退货。" * 40, " ".join(words * 60)]
     together = vectors.codes(texts)
-    assert together.shape == (73, WIDTH)
+    assert together.shape == (43, WIDTH)
     order = rng.permutation(len(texts))
-    for size in (1, 5, 33):
+    for size in (1, 5, 17):
         again = np.empty_like(together)
         for at in range(0, len(order), size):
             some = order[at : at + size]
             again[some] = vectors.codes([texts[place] for place in some])
-            if at > 40:
+            if at > 15:
                 break
         seen = order[: at + size]
         assert np.array_equal(again[seen], together[seen]), size

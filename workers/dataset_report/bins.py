@@ -7,17 +7,17 @@ few original rows share is never named.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from workers.dataset_report.tables import Feature
+from workers.dataset_report.values import Codes, Texts, count_values, place_values
 
 BINS: Final = 10
 LEAST_SHARED: Final = 5
@@ -26,8 +26,9 @@ OTHER: Final = "(other)"
 MISSING: Final = "(missing)"
 _MOST_TRIES: Final = 1000
 _DAY: Final = 86_400.0
-
-Codes = NDArray[np.intp]
+_FIRST: Final = dt.datetime.min.replace(tzinfo=dt.UTC).timestamp()
+_LAST: Final = dt.datetime(9999, 12, 31, tzinfo=dt.UTC).timestamp()
+"""Times that have a date here; a file may have others."""
 
 
 class Binned(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,27 +53,20 @@ def bin_feature(feature: Feature, tables: Sequence[pa.Table]) -> Binned:
     return _bin_numbers(feature, [column.to_numpy() for column in values])
 
 
-def _bin_categories(feature: Feature, tables: Sequence[pa.ChunkedArray]) -> Binned:
-    counts = {str(entry["values"]): entry["counts"] for entry in pc.value_counts(pc.drop_null(tables[0])).to_pylist()}
+def _bin_categories(feature: Feature, tables: Sequence[Texts]) -> Binned:
+    counts = count_values(tables[:1])
     frequent = sorted(counts, key=lambda value: (-counts[value], value))[:BINS]
-    named = sorted(value for value in frequent if counts[value] >= LEAST_SHARED)
+    least = LEAST_SHARED if len(tables) > 1 else 1  # nobody's rows stand behind a dataset that has no source
+    named = sorted(value for value in frequent if counts[value] >= least)
     labels = (*named, OTHER, MISSING)
-    codes = []
-    for table in tables:
-        places = pc.fill_null(pc.index_in(table, value_set=pa.array(named, pa.string())), len(named))
-        places = pc.if_else(pc.is_null(table), len(named) + 1, places)
-        codes.append(places.to_numpy().astype(np.intp))
-    return Binned(feature=feature, labels=labels, codes=tuple(codes))
+    return Binned(feature=feature, labels=labels, codes=tuple(place_values(table, named) for table in tables))
 
 
 def _bin_numbers(feature: Feature, tables: Sequence[NDArray[np.float64]]) -> Binned:
     inner = number_edges(tables[0])
     write = write_moment if feature.kind == "moment" else write_number
     labels = [write(edge, inner) for edge in inner]
-    if len(inner):
-        labels = [f"below {labels[0]}", *(f"from {label}" for label in labels)]
-    else:
-        labels = ["(any)"]
+    labels = [f"below {labels[0]}", *(f"from {label}" for label in labels)] if labels else ["(any)"]
     codes = []
     for table in tables:
         places = np.searchsorted(inner, table, side="right")
@@ -107,6 +101,7 @@ def write_number(value: float, beside: NDArray[np.float64]) -> str:
 
 def write_moment(seconds: float, beside: NDArray[np.float64]) -> str:
     """A time as a day, or with hours and minutes where the others lie within days of it."""
-    moment = datetime.datetime.fromtimestamp(0, datetime.UTC) + datetime.timedelta(seconds=round(seconds))
+    seconds = min(max(seconds, _FIRST), _LAST)
+    moment = dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(seconds=round(seconds))
     days = len({other // _DAY for other in beside}) == len(beside)
     return moment.strftime("%Y-%m-%d" if days else "%Y-%m-%d %H:%M")

@@ -17,9 +17,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.dataset_report.bins import Binned, Codes
+from workers.dataset_report.bins import Binned
 from workers.dataset_report.figures import Fidelity, PairFigures
 from workers.dataset_report.told_apart import Told
+from workers.dataset_report.values import Codes
 
 MOST_PAIRS: Final = 2000
 MOST_TRIPLES: Final = 500
@@ -94,15 +95,18 @@ def compare_pairs(binned: Sequence[Binned], seed: int) -> tuple[PairFigures, ...
 def _compare_pair(first: Binned, second: Binned) -> PairFigures:
     shape = (len(first.labels), len(second.labels))
     counts = [count((first, second), table) for table in range(len(first.codes))]
-    names = {"first": first.feature.name, "second": second.feature.name}
+    figures = PairFigures(
+        first=first.feature.name,
+        second=second.feature.name,
+        association=association(counts[-1].reshape(shape)),
+    )
     if len(counts) == 1:
-        return PairFigures(**names, association=association(counts[0].reshape(shape)))
+        return figures
     agreed = agreement(counts[ORIGINAL], counts[SYNTHETIC])
-    return PairFigures(
-        **names,
+    return msgspec.structs.replace(
+        figures,
         accuracy=agreed.accuracy,
         accuracy_expected=agreed.expected,
-        association=association(counts[SYNTHETIC].reshape(shape)),
         association_original=association(counts[ORIGINAL].reshape(shape)),
     )
 

@@ -51,8 +51,9 @@ class ColumnFigures(Figures, frozen=True, kw_only=True):
     name: str
     kind: FeatureKind
     distinct: int
-    """Different values among the sampled rows."""
+    """Different values in all rows."""
     missing: float
+    """Share of all rows."""
     missing_original: float | None = None
     accuracy: float | None = None
     """1 minus half the L1 distance between the shares of `shape`; None for text and ids."""
@@ -124,8 +125,8 @@ class Utility(Figures, frozen=True, kw_only=True):
     synthetic: Score
     real: Score
     ratio: float | None
-    """(synthetic - baseline) / (real - baseline), of the fits' mean guesses, not below 0; None where the real rows teach
-    nothing either."""
+    """(synthetic - baseline) / (real - baseline), of the fits' mean guesses, not below 0; None where the real rows
+    teach nothing either."""
     ratio_low: float | None
     ratio_high: float | None
     """Of 95 in 100 draws of the held-out rows."""
@@ -138,18 +139,19 @@ class Closeness(Figures, frozen=True, kw_only=True):
     """Distances of the dataset's rows to the closest training row and to the closest held-out row."""
 
     share: float
-    """Share of rows closer to a training row, ties counted half, of as many training as held-out rows."""
+    """Share of rows closer to a training row, as if there were as many held-out rows; 0.5 is chance."""
     error: float
     """Standard error of the share, were training and held-out rows no different."""
     median_training: float
     median_holdout: float
     low_training: float
     low_holdout: float
-    """The 5th percentiles."""
+    """The 5th percentiles. These and the curve are of as many training as held-out rows."""
     rows: int
     """Of the dataset, that were measured."""
-    references: int
-    """Training rows, and held-out rows."""
+    training_rows: int
+    holdout_rows: int
+    """To which they were."""
     curve: Curve
     """`original`: distances to held-out rows. `synthetic`: distances to training rows."""
 
@@ -255,7 +257,7 @@ class Report(Figures, frozen=True, kw_only=True):
     training_rows: int | None
     holdout_rows: int | None
     repeated: float
-    """Share of rows that equal an earlier row of the dataset in every column that is neither text nor id."""
+    """Share of all rows that equal an earlier row of the dataset in every column but ids."""
     columns: tuple[ColumnFigures, ...]
     pairs: tuple[PairFigures, ...]
     fidelity: Fidelity | None
@@ -270,8 +272,12 @@ class Report(Figures, frozen=True, kw_only=True):
         """As JSON, with a newline at the end."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
-    def html(self) -> bytes:
-        """As one page of HTML that needs nothing else: styles and figures are inside, no script is."""
-        from workers.dataset_report.page import render_page  # noqa: PLC0415 - whoever reads figures needs no template
+    def html(self, held: tuple[str, ...] = ()) -> bytes:
+        """As one page of HTML that needs nothing else: styles and figures are inside, no script is.
 
-        return render_page(self).encode()
+        Args:
+            held: What holds the dataset back (`gate.check_gate`), to stand at the top.
+        """
+        from workers.dataset_report.page import page_of  # noqa: PLC0415 - whoever reads figures needs no template
+
+        return page_of(self, held)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +31,10 @@ class Gate(BaseModel):
 
 
 _WITHOUT_SOURCE: Final = "there is no table to compare it with"
+_TAUGHT: Final = "the real rows do not teach a model anything either"
+_EQUAL: Final = "share of rows equal to a training row"
+_CLOSER: Final = "share of rows closer to training rows than to held-out rows"
+_MEMBERS: Final = "AUC of membership inference"
 
 
 def check_gate(report: Report, gate: Gate) -> tuple[str, ...]:
@@ -39,61 +43,50 @@ def check_gate(report: Report, gate: Gate) -> tuple[str, ...]:
     A bound on a figure that the report does not have is broken: a dataset is not let through unseen.
     """
     fidelity, utility, privacy = report.fidelity, report.utility, report.privacy
-    no_utility = _WITHOUT_SOURCE if fidelity is None else (report.no_utility or "it was not measured")
-    no_holdout = _WITHOUT_SOURCE if fidelity is None else "there are no held-out rows"
-    held = (
-        _least("accuracy", fidelity and fidelity.accuracy, gate.min_accuracy, "min_accuracy", _WITHOUT_SOURCE),
-        _least("utility", utility and utility.ratio, gate.min_utility, "min_utility", no_utility),
-        _most(
-            "share of rows equal to a training row",
-            privacy and privacy.identical,
-            gate.max_identical,
-            "max_identical",
-            _WITHOUT_SOURCE,
+    closeness = None if privacy is None else privacy.closeness
+    membership = None if privacy is None else privacy.membership
+    no_holdout = _WITHOUT_SOURCE if privacy is None else "there are no held-out rows, or too few"
+    bounds = (
+        _Bound("min_accuracy", gate.min_accuracy, "accuracy", fidelity.accuracy if fidelity else None, _WITHOUT_SOURCE),
+        _Bound(
+            "min_utility", gate.min_utility, "utility", utility.ratio if utility else None, report.no_utility or _TAUGHT
         ),
-        _most(
-            "share of rows closer to training rows than to held-out rows",
-            privacy and privacy.closeness and privacy.closeness.share,
-            gate.max_closer,
-            "max_closer",
-            no_holdout,
-        ),
-        _most(
-            "AUC of membership inference",
-            privacy and privacy.membership and privacy.membership.auc,
-            gate.max_membership,
-            "max_membership",
-            no_holdout,
-        ),
-        *(
-            _most(
-                f"share of the values of {copied.column!r} that stand in the source",
-                copied.share,
-                gate.max_copied,
-                "max_copied",
-                _WITHOUT_SOURCE,
-            )
-            for copied in (privacy.copied if privacy else ())
-        ),
+        _Bound("max_identical", gate.max_identical, _EQUAL, privacy.identical if privacy else None, _WITHOUT_SOURCE),
+        _Bound("max_closer", gate.max_closer, _CLOSER, closeness.share if closeness else None, no_holdout),
+        _Bound("max_membership", gate.max_membership, _MEMBERS, membership.auc if membership else None, no_holdout),
+        *_copies(report, gate),
     )
-    unseen = gate.max_copied is not None and privacy is None
-    return (
-        *((f"max_copied is {gate.max_copied:g}, but it could not be measured: {_WITHOUT_SOURCE}",) if unseen else ()),
-        *(sentence for sentence in held if sentence is not None),
-    )
+    return tuple(said for said in map(_broken, bounds) if said is not None)
 
 
-def _least(what: str, value: float | None, bound: float | None, name: str, absent: str) -> str | None:
-    if bound is None:
+class _Bound(NamedTuple):
+    """A bound, and the figure that is to keep it."""
+
+    name: str
+    bound: float | None
+    what: str
+    value: float | None
+    absent: str
+    """Why there is no value."""
+
+
+def _copies(report: Report, gate: Gate) -> list[_Bound]:
+    if report.privacy is None:
+        return [_Bound("max_copied", gate.max_copied, "share of copied values", None, _WITHOUT_SOURCE)]
+    return [
+        _Bound(
+            "max_copied", gate.max_copied, f"share of values of {one.column!r} that stand in the source", one.share, ""
+        )
+        for one in report.privacy.copied
+    ]
+
+
+def _broken(bound: _Bound) -> str | None:
+    if bound.bound is None:
         return None
-    if value is None:
-        return f"{name} is {bound:g}, but {what} could not be measured: {absent}"
-    return None if value >= bound else f"{what} is {value:.4f}, below {name}, {bound:g}"
-
-
-def _most(what: str, value: float | None, bound: float | None, name: str, absent: str) -> str | None:
-    if bound is None:
+    if bound.value is None:
+        return f"{bound.name} is {bound.bound:g}, but the {bound.what} could not be measured: {bound.absent}"
+    low = bound.name.startswith("min_")
+    if bound.value >= bound.bound if low else bound.value <= bound.bound:
         return None
-    if value is None:
-        return f"{name} is {bound:g}, but the {what} could not be measured: {absent}"
-    return None if value <= bound else f"the {what} is {value:.4f}, above {name}, {bound:g}"
+    return f"the {bound.what} is {bound.value:.4f}, {'below' if low else 'above'} {bound.name}, {bound.bound:g}"

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from workers.dataset_report.tables import Feature
+from workers.dataset_report.values import count_values, place_values
 
 MOST_CATEGORIES: Final = 200
 """Of a column, that trees tell apart; they take 255."""
 MOST_POSITIONS: Final = 40
 """Categories of a column that distances tell apart; the others count as one."""
 
-Matrix = NDArray[np.float64]
+Matrix: TypeAlias = NDArray[np.float64]
+Points: TypeAlias = NDArray[np.float32]
 
 
 def tree_matrices(features: Sequence[Feature], tables: Sequence[pa.Table]) -> list[Matrix]:
-    """Tables of (rows, features): numbers as they are, categories by their frequency in all tables, missing ones NaN."""
+    """Tables of (rows, features): numbers as they are, categories by their frequency in all tables, NaN for none."""
     columns = [_tree_columns(feature, tables) for feature in features]
     return [
         np.column_stack([column[place] for column in columns]) if columns else np.empty((table.num_rows, 0))
@@ -29,19 +30,27 @@ def tree_matrices(features: Sequence[Feature], tables: Sequence[pa.Table]) -> li
     ]
 
 
+def fill_unknown(rows: Matrix, *others: Matrix) -> None:
+    """Set to 0, in place, the columns of which no value of `rows` is known: trees cannot be fitted to them."""
+    unknown = np.isnan(rows).all(axis=0)
+    for table in (rows, *others):
+        table[:, unknown] = 0.0
+
+
 def _tree_columns(feature: Feature, tables: Sequence[pa.Table]) -> list[Matrix]:
     values = [table.column(feature.field) for table in tables]
     if feature.kind != "category":
         return [column.to_numpy() for column in values]
-    frequent = pa.array(_frequent(values, MOST_CATEGORIES), pa.string())
+    known = list(count_values(values))[:MOST_CATEGORIES]
     columns = []
     for column in values:
-        codes = pc.fill_null(pc.index_in(column, value_set=frequent), len(frequent))
-        columns.append(pc.if_else(pc.is_null(column), None, codes).to_numpy().astype(np.float64))
+        codes = place_values(column, known).astype(np.float64)
+        codes[codes > len(known)] = np.nan
+        columns.append(codes)
     return columns
 
 
-def distance_matrices(features: Sequence[Feature], tables: Sequence[pa.Table]) -> list[NDArray[np.float32]]:
+def distance_matrices(features: Sequence[Feature], tables: Sequence[pa.Table]) -> list[Points]:
     """Tables of (rows, dimensions), in which the square of the Euclidean distance adds up a difference per column.
 
     That of numbers is the share of all rows that lie between them, squared, so that no scale or outlier rules; that of
@@ -55,16 +64,12 @@ def distance_matrices(features: Sequence[Feature], tables: Sequence[pa.Table]) -
     ]
 
 
-def _distance_columns(feature: Feature, tables: Sequence[pa.Table]) -> list[NDArray[np.float32]]:
+def _distance_columns(feature: Feature, tables: Sequence[pa.Table]) -> list[Points]:
     values = [table.column(feature.field) for table in tables]
     if feature.kind == "category":
-        known = _frequent(values, MOST_POSITIONS)
-        columns = []
-        for column in values:
-            codes = pc.fill_null(pc.index_in(column, value_set=pa.array(known, pa.string())), len(known))
-            codes = pc.if_else(pc.is_null(column), len(known) + 1, codes).to_numpy()
-            columns.append(np.eye(len(known) + 2, dtype=np.float32)[codes] / np.float32(np.sqrt(2)))
-        return columns
+        known = list(count_values(values))[:MOST_POSITIONS]
+        corners = np.eye(len(known) + 2, dtype=np.float32) / np.float32(np.sqrt(2))
+        return [corners[place_values(column, known)] for column in values]
     numbers = [column.to_numpy() for column in values]
     there = np.sort(np.concatenate([column[~np.isnan(column)] for column in numbers]))
     columns = []
@@ -75,11 +80,3 @@ def _distance_columns(feature: Feature, tables: Sequence[pa.Table]) -> list[NDAr
         place = np.where(missing, 0.5, place / max(1, 2 * len(there)))
         columns.append(np.column_stack([place, missing]).astype(np.float32))
     return columns
-
-
-def _frequent(tables: Sequence[pa.ChunkedArray], most: int) -> list[str]:
-    """The values that are most frequent in all tables together, most frequent first, ties by their text."""
-    chunks = [chunk.cast(pa.string()) for table in tables for chunk in table.chunks]
-    counts = pc.value_counts(pc.drop_null(pa.chunked_array(chunks, pa.string()))).to_pylist()
-    ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
-    return [entry["values"] for entry in ordered[:most]]

@@ -107,7 +107,7 @@ class Tables:
         """Make a table known under a name, and count its rows.
 
         Raises:
-            ValueError: a column that the report is to read is not in the files, or they have one that it is not told of.
+            ValueError: a column that the report is to read is not in the files, or they have one it is not told of.
         """
         relation = self.database.read_parquet([str(file) for file in files])
         known = dict(zip(_column_names(files), relation.columns, strict=True))
@@ -130,21 +130,38 @@ class Tables:
         [(found,)] = self.database.execute(query).fetchall()
         return int(found or 0)
 
-    def sample(self, name: str, limit: int, seed: int) -> pa.Table:
-        """At most so many rows of a table, in its order; the same ones for the same seed."""
-        fields = ", ".join(feature.field for feature in self.features)
+    def spread(self, name: str, feature: Feature) -> tuple[int, int]:
+        """How many different values a feature has in all rows of a table, and how many rows have none.
+
+        Values are told apart by a hash of 64 bits, so that long texts need no more room than numbers.
+        """
+        distinct = f"SELECT DISTINCT hash({feature.field}) FROM {name} WHERE {feature.field} IS NOT NULL"  # noqa: S608
+        return (
+            self.number(f"SELECT count(*) FROM ({distinct})"),  # noqa: S608
+            self.number(f"SELECT count(*) FROM {name} WHERE {feature.field} IS NULL"),  # noqa: S608
+        )
+
+    def sample(self, name: str, features: Sequence[Feature], limit: int, seed: int) -> pa.Table:
+        """Features of at most so many rows of a table, in its order; the same rows for the same seed."""
+        if not features:
+            return pa.table({"none": pa.nulls(min(limit, self.rows[name]))})
+        fields = ", ".join(feature.field for feature in features)
         if self.rows[name] <= limit:
-            return self.database.sql(f"SELECT {fields} FROM {name}").to_arrow_table()  # noqa: S608
+            return self._table(f"SELECT {fields} FROM {name}")  # noqa: S608
         chosen = np.random.default_rng(seed).choice(self.rows[name], limit, replace=False) + 1
-        numbers = pa.table({"number": np.sort(chosen)})
+        numbers = pa.table({"number": pa.array(np.sort(chosen))})
         self.database.register("chosen", numbers)
         try:
-            return self.database.sql(
+            return self._table(
                 f"WITH numbered AS (SELECT {fields}, row_number() OVER () AS number FROM {name})"  # noqa: S608
                 f" SELECT {fields} FROM numbered SEMI JOIN chosen USING (number) ORDER BY number"
-            ).to_arrow_table()
+            )
         finally:
             self.database.unregister("chosen")
+
+    def _table(self, query: str) -> pa.Table:
+        found: pa.Table = self.database.sql(query).to_arrow_table()
+        return found
 
     def _column_types(self, template: Sequence[Path]) -> dict[str, str]:
         relation = self.database.read_parquet([str(file) for file in template])

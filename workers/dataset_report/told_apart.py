@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score
 
-from workers.dataset_report.matrices import tree_matrices
+from workers.dataset_report.matrices import fill_unknown, tree_matrices
+from workers.dataset_report.ranking import auc, chance_error
 from workers.dataset_report.tables import Feature
 
 MOST_ROWS: Final = 5000
@@ -34,11 +34,6 @@ class Told(msgspec.Struct, frozen=True):
     """The column without whose values it does worst, where it does better than chance."""
 
 
-def chance_error(first: int, second: int) -> float:
-    """Standard error of the AUC of a guess, with so many rows of either kind (that of Mann and Whitney's U)."""
-    return float(np.sqrt((first + second + 1) / (12 * first * second)))
-
-
 def tell_apart(features: Sequence[Feature], original: pa.Table, synthetic: pa.Table, seed: int) -> Told | None:
     """Train on one half of either table, try on the other; None where a table is too small for that."""
     size = min(original.num_rows, synthetic.num_rows, MOST_ROWS)
@@ -49,22 +44,23 @@ def tell_apart(features: Sequence[Feature], original: pa.Table, synthetic: pa.Ta
     rows = np.vstack(tree_matrices(features, tables))
     truth = np.repeat([0, 1], size)
     odd = np.arange(2 * size) % 2 == 1
+    learned, tried, answers = rows[odd], rows[~odd], truth[~odd]
+    fill_unknown(learned, tried)
     categories = [feature.kind == "category" for feature in features]
     model = HistGradientBoostingClassifier(
         max_iter=TREES, categorical_features=categories, early_stopping=False, random_state=seed
-    ).fit(rows[odd], truth[odd])
-    tried, answers = rows[~odd], truth[~odd]
+    ).fit(learned, truth[odd])
 
     def reached() -> float:
-        return float(roc_auc_score(answers, model.predict_proba(tried)[:, 1]))
+        return auc(answers == 1, model.predict_proba(tried)[:, 1])
 
-    auc, error = reached(), chance_error(size // 2, size // 2)
-    if auc < 0.5 + _CLEAR * error:
-        return Told(auc, error, None)
+    area, error = reached(), chance_error(size // 2, size // 2)
+    if area < 0.5 + _CLEAR * error:
+        return Told(area, error, None)
     without: list[float] = []
     for place in range(len(features)):
         kept = tried[:, place].copy()
         tried[:, place] = draws.permutation(kept)
         without.append(reached())
         tried[:, place] = kept
-    return Told(auc, error, features[int(np.argmin(without))].name)
+    return Told(area, error, features[int(np.argmin(without))].name)

@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.metrics import r2_score
 
 from workers.dataset_report.figures import PairFigures, Score, Utility
-from workers.dataset_report.matrices import Matrix, tree_matrices
+from workers.dataset_report.matrices import Matrix, fill_unknown, tree_matrices
+from workers.dataset_report.ranking import auc
 from workers.dataset_report.tables import Feature
+from workers.dataset_report.values import count_values, place_values
 
 MOST_TRAINING: Final = 10_000
 MOST_TEST: Final = 5000
@@ -27,7 +29,7 @@ LEAST_TRAINING: Final = 50
 LEAST_TEST: Final = 20
 FITS: Final = 3
 """Of each table, on different draws of its rows."""
-TREES: Final = 100
+TREES: Final = 60
 MOST_CLASSES: Final = 10
 LEAST_OF_CLASS: Final = 5
 """Held-out rows, and training rows, that a class must have."""
@@ -58,7 +60,7 @@ def choose_target(
     Raises:
         NoTargetError: there is none that a model could be tried on.
     """
-    if len(features) < 2:
+    if len({feature.column for feature in features}) < 2:
         raise NoTargetError("a model needs two columns that it can learn from, or more")
     if train.num_rows < LEAST_TRAINING or holdout.num_rows < LEAST_TEST:
         raise NoTargetError(
@@ -91,10 +93,7 @@ def choose_target(
 def _as_target(feature: Feature, train: pa.Table, holdout: pa.Table, why: str) -> Target | None:
     seen, unseen = (pc.drop_null(table.column(feature.field)) for table in (train, holdout))
     if feature.kind == "category":
-        counts, others = (
-            {str(entry["values"]): entry["counts"] for entry in pc.value_counts(table).to_pylist()}
-            for table in (seen, unseen)
-        )
+        counts, others = count_values([seen]), count_values([unseen])
         classes = sorted(value for value, rows in counts.items() if rows >= LEAST_OF_CLASS)
         fits = 2 <= len(classes) <= MOST_CLASSES and all(others.get(value, 0) >= LEAST_OF_CLASS for value in classes)
         return Target(feature, why, tuple(classes)) if fits else None
@@ -112,7 +111,7 @@ def measure_utility(
     tables[2] = tables[2].take(draws.permutation(tables[2].num_rows)[:MOST_TEST])
     rows = tree_matrices(others, tables)
     truths = [_answers(table, target) for table in tables]
-    size = min(tables[0].num_rows, tables[1].num_rows, MOST_TRAINING)
+    size = min(tables[0].num_rows, tables[1].num_rows, MOST_TRAINING) * 9 // 10  # so that draws differ
     test_rows, test_truth = rows[2], truths[2]
     categories = [feature.kind == "category" for feature in others]
     guesses = [
@@ -154,8 +153,8 @@ def _with_target(table: pa.Table, target: Target) -> pa.Table:
 def _answers(table: pa.Table, target: Target) -> Matrix:
     column = table.column(target.feature.field)
     if target.classes:
-        column = pc.index_in(column, value_set=pa.array(target.classes, pa.string()))
-    answers: Matrix = column.to_numpy().astype(np.float64)
+        return place_values(column, target.classes).astype(np.float64)
+    answers: Matrix = column.to_numpy()
     return answers
 
 
@@ -163,6 +162,8 @@ def _fit_and_guess(
     rows: Matrix, truth: Matrix, test: Matrix, categories: list[bool], target: Target, seed: int
 ) -> Matrix:
     """Of each test row: the shares of the classes (rows, classes), or the number (rows, 1)."""
+    test = test.copy()
+    fill_unknown(rows, test)
     settings = {
         "max_iter": TREES,
         "categorical_features": categories,
@@ -188,8 +189,8 @@ def _score(guess: Matrix, truth: Matrix, target: Target) -> float:
     if not target.classes:
         return max(0.0, float(r2_score(truth, guess[:, 0])))
     if len(target.classes) == 2:
-        return float(roc_auc_score(truth == 1, guess[:, 1]))
-    return float(np.mean([roc_auc_score(truth == place, guess[:, place]) for place in range(len(target.classes))]))
+        return auc(truth == 1, guess[:, 1])
+    return float(np.mean([auc(truth == place, guess[:, place]) for place in range(len(target.classes))]))
 
 
 def _ratio(scores: Sequence[float], baseline: float) -> float | None:

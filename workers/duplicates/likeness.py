@@ -3,8 +3,8 @@
 The answers are exact: two texts are alike if their digests are equal, their MinHash signatures agree in enough places,
 or the cosine of their vectors' bytes is high enough; the ways below only leave out pairs that cannot be.
 
-- MinHash: signatures are cut into so many bands that two that are alike share one whole (`minhash.band_width`), and bands
-  are met by sorting.
+- MinHash: signatures are cut into so many bands that two that are alike share one whole (`minhash.band_width`), and
+  bands are met by sorting.
 - Vectors: in a rotation that gathers most of their length in the first 64 numbers, the cosine is at most the product of
   these plus the product of the lengths of the rest (Cauchy and Schwarz): a matrix product of 65 columns, not 512.
 """
@@ -84,7 +84,7 @@ class Likeness:
     def first_alike(
         self, asked: TextSet, asking: NDArray[np.bool_], known: TextSet, knowing: NDArray[np.bool_]
     ) -> Rows:
-        """For each text of `asked` that the mask names, the first text of `known` (of its mask) that is like it, or NONE."""
+        """For each text of `asked` in its mask, the first text of `known` in its own that is like it, or NONE."""
         first = np.full(len(asked), len(known), np.int64)
         for later, earlier in self._pairs_by_bands(asked, asking, known, knowing, first):
             np.minimum.at(first, later, earlier)
@@ -112,7 +112,7 @@ class Likeness:
         if texts.bands is None:
             return True
         keys = texts.bands.of(mask).keys
-        sizes = np.diff(np.flatnonzero(np.append(np.diff(keys, prepend=~keys[:1]) != 0, True)))  # noqa: FBT003 - an end
+        sizes = np.diff(np.flatnonzero(np.append(np.diff(keys, prepend=~keys[:1]) != 0, True)))
         return int((sizes * (sizes - 1) // 2).sum()) <= most
 
     def told(self, asked: Signatures, known: Signatures) -> list[tuple[RuleName, float]]:
@@ -158,7 +158,7 @@ class Likeness:
     def _pairs_by_bands(
         self, asked: TextSet, asking: NDArray[np.bool_], known: TextSet, knowing: NDArray[np.bool_], bound: Rows
     ) -> Iterator[tuple[Rows, Rows]]:
-        """Pairs that are alike by digest or MinHash, the known one below `bound` of the other; a pair may come again."""
+        """Pairs alike by digest or MinHash, the known one below `bound` of the other; a pair may come again."""
         if asked.bands is None or known.bands is None:
             return
         known_bands = known.bands.of(knowing)
@@ -176,7 +176,8 @@ class Likeness:
 
     def _agree(self, asked: Signatures, some: Rows, known: Signatures, others: Rows) -> NDArray[np.bool_]:
         if asked.minhash is None or known.minhash is None:
-            return (asked.digest[some] == known.digest[others]).all(axis=1)
+            equal: NDArray[np.bool_] = (asked.digest[some] == known.digest[others]).all(axis=1)
+            return equal
         return _agreement(asked.minhash[some], known.minhash[others]) >= self._agreement
 
     def _pairs_by_vectors(
@@ -188,6 +189,8 @@ class Likeness:
             return
         asked_vectors, known_vectors = asked.signatures.vector, known.signatures.vector
         ask_rows, known_rows = np.flatnonzero(asking), np.flatnonzero(knowing)
+        lowest = np.float32(threshold - _MARGIN)
+        room = np.empty(_TILE * _TILE, np.float32)  # one for all tiles: fresh memory costs more than the product
         for at in range(0, len(ask_rows), _TILE):
             tile = ask_rows[at : at + _TILE]
             heads = asked.heads[tile]
@@ -195,10 +198,11 @@ class Likeness:
                 others = known_rows[start : start + _TILE]
                 if others[0] >= bound[tile].max():
                     break
-                near = heads @ known.heads[others].T >= threshold - _MARGIN
-                hits = np.flatnonzero(near)
-                if not len(hits):
+                bounds = room[: len(tile) * len(others)].reshape(len(tile), len(others))
+                np.matmul(heads, known.heads[others].T, out=bounds)
+                if bounds.max() < lowest:
                     continue
+                hits = np.flatnonzero(bounds >= lowest)
                 later, earlier = tile[hits // len(others)], others[hits % len(others)]
                 below = earlier < bound[later]
                 later, earlier = later[below], earlier[below]
@@ -250,9 +254,11 @@ def _cosines(some: NDArray[np.int8], others: NDArray[np.int8] | None) -> NDArray
         np.einsum("ij,ij->i", one, other).astype(np.float64)
         for one, other in ((left, right), (left, left), (right, right))
     )
-    return products / np.maximum(np.sqrt(lefts * rights), 1)
+    cosines: NDArray[np.float64] = products / np.maximum(np.sqrt(lefts * rights), 1)
+    return cosines
 
 
 def _units(codes: NDArray[np.int8]) -> NDArray[np.float32]:
     vectors = codes.astype(np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1)
+    units: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1)
+    return units

@@ -3,8 +3,8 @@
 The common share is the Jaccard index of their shingles: Broder, 1997, "On the resemblance and containment of
 documents", https://doi.org/10.1109/SEQUEN.1997.666900. One hash of each shingle serves all places: it names the place,
 and the lowest hash that falls there is kept (Li, Owen, Zhang, 2012, "One Permutation Hashing",
-https://arxiv.org/abs/1208.1259). A place where none fell takes another's, found by probing in an order that depends on the
-place alone (Shrivastava, 2017, "Optimal Densification for Fast and Accurate Minwise Hashing",
+https://arxiv.org/abs/1208.1259). A place where none fell takes another's, found by probing in an order that hangs on
+the place alone (Shrivastava, 2017, "Optimal Densification for Fast and Accurate Minwise Hashing",
 https://arxiv.org/abs/1703.04664). So a text costs its length, not its length times the number of places.
 
 Everything is integer arithmetic: a text has the same signature on any machine, in any company.
@@ -114,7 +114,7 @@ def _shingles(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.uint6
     owner = np.cumsum(codes == ord("\n")) - 1
     letters = kinds != _SEPARATOR
     # Of what separates words one sign is kept, the one before a word: it stands for a space.
-    kept = letters | np.append(letters[1:], False)  # noqa: FBT003 - the last character precedes nothing
+    kept = letters | np.append(kinds[1:] == _LETTER, False)
     bare = np.bincount(owner, letters, len(texts)) == 0
     if bare.any():
         kept |= bare[owner] & (codes != ord("\n"))

@@ -1,4 +1,4 @@
-"""When two texts count as the same, as a job file says it. Imports nothing heavy: whoever only checks a job needs none."""
+"""When two texts count as the same, as a job file says it. Imports nothing heavy, for whoever only checks jobs."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Any, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -23,9 +23,6 @@ from workers.duplicates import minhash
 from workers.duplicates.rules import DuplicateRules
 from workers.duplicates.texts import DIGEST_BYTES, PartTexts, digest, normalised
 from workers.store import StoreError
-
-if TYPE_CHECKING:
-    from models.text_vectors import TextVectors
 
 BUILD_TEXTS = 4096
 """Texts whose signatures are made at once."""
@@ -69,6 +66,14 @@ class Signatures:
         )
 
 
+class VectorEncoder(Protocol):
+    """Texts to vectors: `models.text_vectors.TextVectors`, whose module brings torch with it."""
+
+    def codes(self, texts: Sequence[str]) -> NDArray[np.int8]:
+        """The texts' vectors, texts by 512, the same for a text in any company."""
+        ...
+
+
 class SignatureCache:
     """The signatures of parts, kept in a folder under the parts' digests.
 
@@ -77,9 +82,10 @@ class SignatureCache:
     Args:
         folder: Made where it is missing. Files of it may be deleted at any time.
         rules: What the signatures are for. A change of threshold leaves them as they are.
+        encoder: A `TextVectors` that somebody has loaded; without one it is loaded when it is first needed.
     """
 
-    def __init__(self, folder: Path, rules: DuplicateRules) -> None:
+    def __init__(self, folder: Path, rules: DuplicateRules, encoder: VectorEncoder | None = None) -> None:
         self._folder = folder
         fields: list[Any] = [("index", "<i8"), ("digest", "<u8", 2)]  # as numpy describes a record
         if rules.minhash is not None:
@@ -89,12 +95,12 @@ class SignatureCache:
         self._record = np.dtype(fields)
         self._embeds = rules.embedding is not None
         self._rules = rules
-        self._vectors: TextVectors | None = None
+        self._vectors = encoder
         self._name: str | None = None
         self._checked: set[Path] = set()
 
     def ensure(self, part: PartTexts) -> Path:
-        """The file of a part's signatures, made if need be: minutes for 100,000 sentences with `embedding`, else seconds.
+        """The file of a part's signatures, made if need be: of 100,000 sentences in seconds, by `embedding` minutes.
 
         Raises:
             ModelError: kind MODEL, as `TextVectors`; only with `embedding`.
@@ -168,7 +174,7 @@ class SignatureCache:
             file.write(data)
         file.write(check.digest())
 
-    def _encoder(self) -> TextVectors:
+    def _encoder(self) -> VectorEncoder:
         if self._vectors is None:
             from models.text_vectors import TextVectors  # noqa: PLC0415
 

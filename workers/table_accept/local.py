@@ -7,6 +7,7 @@ from typing import Self
 import duckdb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from workers.table_accept.expressions import SETTINGS
 from workers.table_accept.rules import TableRules
@@ -47,7 +48,8 @@ class LocalRules:
             verdicts = self._connection.execute(self._query).fetchnumpy()
         finally:
             self._connection.unregister("candidates")
-        columns = np.array(list(verdicts.values()), dtype=bool)
+        columns = np.stack([np.asarray(column, bool) for column in verdicts.values()])
         broken = (~columns).sum(axis=1).tolist()
         rejected = {rule.shown: count for rule, count in zip(self._rules, broken, strict=True) if count}
-        return pa.array(columns.all(axis=0)), rejected
+        accepted: NDArray[np.bool_] = np.logical_and.reduce(columns)
+        return pa.array(accepted), rejected

@@ -84,15 +84,15 @@ def _load(connection: duckdb.DuckDBPyConnection, blocks: Sequence[BlockFile]) ->
     connection.execute("CREATE TABLE fresh (block BIGINT, row BIGINT)")
     new = [(block.index, row) for block in blocks for row in sorted(block.fresh or ())]
     _insert(connection, "fresh", new)
-    connection.execute(
-        "CREATE VIEW numbered AS SELECT data.* EXCLUDE (filename, file_row_number), blocks.block AS nightmill_block, "
-        "file_row_number AS nightmill_row, "
-        "(CASE WHEN all_new OR fresh.row IS NOT NULL THEN 1::HUGEINT ELSE 0::HUGEINT END) * (1::HUGEINT << 100) "
-        "+ blocks.block::HUGEINT * (1::HUGEINT << 40) + file_row_number AS nightmill_rank "
-        f"FROM read_parquet({_list(files)}, filename = true, file_row_number = true, union_by_name = true) AS data "  # noqa: S608
-        "JOIN blocks ON blocks.path = data.filename "
+    rank = "(CASE WHEN all_new OR fresh.row IS NOT NULL THEN 1::HUGEINT ELSE 0::HUGEINT END) * (1::HUGEINT << 100)"
+    view = (
+        "CREATE VIEW numbered AS SELECT data.* EXCLUDE (filename, file_row_number), blocks.block AS nightmill_block, "  # noqa: S608
+        f"file_row_number AS nightmill_row, {rank} + blocks.block::HUGEINT * (1::HUGEINT << 40) + file_row_number "
+        f"AS nightmill_rank FROM read_parquet({_list(files)}, filename = true, file_row_number = true, "
+        "union_by_name = true) AS data JOIN blocks ON blocks.path = data.filename "
         "LEFT JOIN fresh ON fresh.block = blocks.block AND fresh.row = file_row_number"
     )
+    connection.execute(view)
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[tuple[int, int]]) -> None:
