@@ -26,8 +26,6 @@ from workers.execute import Execution
 from workers.trained_models import fetch_model
 
 ROWS = 200
-# torch's of the engine, and what the engine does with pandas and torch.
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 
 
 @pytest.fixture

@@ -28,8 +28,6 @@ from models.tabular.engine import TableModel, TableRequest
 from models.tabular.families import open_table_model
 from tests.support.tables import MemoryPlace, fit, staff
 
-# What the engine does with torch and pandas, and its own import.
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 TINY = {"epochs": 2, "size": "S", "batch_size": 32}
 
 
