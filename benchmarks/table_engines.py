@@ -257,10 +257,11 @@ def table(figures: dict[str, Any]) -> str:
         f"{one['columns']} columns; utility by {next(iter(one['engines'].values()))['utility_measure']}\n"
         for name, one in figures["tables"].items()
     )
-    minutes = sorted({one["minutes"] for engines in figures["tables"].values() for one in engines["engines"].values()})
+    budgets = sorted({one["minutes"] for engines in figures["tables"].values() for one in engines["engines"].values()})
     where = f"{figures['machine']['cores']} cores ({figures['machine']['processor']})"
+    minutes = " or ".join(f"{one:g}" for one in budgets)
     return (
-        f"At most {' or '.join(f'{one:g}' for one in minutes)} minutes a fit; {where}; load {figures['machine']['load_before']:.1f} before. "
+        f"At most {minutes} minutes a fit; {where}; load {figures['machine']['load_before']:.1f} before. "
         "`bare` is mostlyai-engine by its own interface. What the columns mean: benchmarks/table_engines.py.\n\n"
         f"{rows(head, body)}\n{about}"
     )
