@@ -14,7 +14,6 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from dateutil import parser
 from numpy.typing import NDArray
 
 from models.tabular.argn_engine import (
@@ -125,7 +124,7 @@ def _moments(column: Column, stats: dict[str, Any], codes: Codes) -> Values:
         parts = ((100, "ms_E2"), (10, "ms_E1"), (1, "ms_E0"))
         moments = moments + sum((codes[part] + low[part]) * size for size, part in parts).astype("m8[ms]")
     unit = "us" if stats["has_ms"] else "s" if stats["has_time"] else "D"
-    bounds = [np.datetime64(parser.parse(stats[name]).replace(tzinfo=None), unit) for name in ("min", "max")]
+    bounds = (pd.Timestamp(stats[name]).to_datetime64().astype(f"M8[{unit}]") for name in ("min", "max"))
     moments = np.clip(moments, *(bound.astype("M8[us]") for bound in bounds))
     return from_moments(pa.array(moments, mask=_missing(codes)).cast(pa.timestamp("ns")), column)
 

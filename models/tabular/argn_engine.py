@@ -1,38 +1,40 @@
-"""What we use of `mostlyai-engine`, all of it in one place, and imported without its language models.
+"""What we use of `mostlyai-engine`, all of it in one place, and imported without the rest.
 
-The package imports these first of all, with transformers and what that brings: three quarters of the time that it takes
-to import, each time that an actor starts, for nothing that a table needs. A placeholder stands in for their one module
-while the package is imported.
+The package imports first of all its language models, with transformers, and a class for notebooks, with scikit-learn:
+most of the time that it takes, each time that an actor starts, for nothing that is used here. Placeholders stand in for
+these two modules while the package is imported.
 
 The names with an underscore are not its public ones. tests/unit/test_tabular_argn.py holds what we make of them
 against what the package itself generates, and requirements/ pins its version.
 """
 
-# ruff: noqa: E402 - the placeholder comes before the package
+# ruff: noqa: E402 - the placeholders come before the package
 
 from __future__ import annotations
 
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
 
-_LANGUAGE = "mostlyai.engine._language.interface"
+_UNUSED = {"mostlyai.engine._language.interface": "LanguageModel", "mostlyai.engine._tabular.interface": "TabularARGN"}
+"""Modules that the package imports for one class each."""
 
 
-def _import_without_language() -> None:
+def _import_what_is_used() -> None:
     if "mostlyai.engine" in sys.modules:
         return
-    placeholder: Any = ModuleType(_LANGUAGE, "In place of the language models.")
-    placeholder.LanguageModel = None
-    sys.modules[_LANGUAGE] = placeholder
+    for module, name in _UNUSED.items():
+        placeholder = ModuleType(module, "A placeholder.")
+        setattr(placeholder, name, None)
+        sys.modules[module] = placeholder
     try:
         importlib.import_module("mostlyai.engine")
     finally:
-        del sys.modules[_LANGUAGE]
+        for module in _UNUSED:
+            del sys.modules[module]
 
 
-_import_without_language()
+_import_what_is_used()
 
 from mostlyai.engine import analyze, encode, split
 from mostlyai.engine._common import (
