@@ -16,8 +16,9 @@ from workers.training_tables import fetch_table
 
 
 def is_fitting(spec: JobSpec) -> bool:
-    """Whether a job fits a model to a table."""
-    return spec.training is not None and spec.training.family in TABLE_FAMILIES
+    """Whether a job fits a model to the table of a file."""
+    fits = spec.training is not None and spec.training.family in TABLE_FAMILIES
+    return fits and spec.data is not None and spec.data.file is not None
 
 
 def planned_columns(spec: JobSpec, ranges: Sequence[SourceRange], store: ObjectStore) -> tuple[Column, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -74,6 +75,7 @@ _ENGINES_OWN: Final[dict[FamilyName, tuple[str, ...]]] = {
     ),
 }
 """What an engine sets by itself."""
+_OF_IMAGES: Final = ("width", "height", "colour", "augment")
 
 
 class TrainData(BaseModel):
@@ -98,6 +100,10 @@ class TrainData(BaseModel):
     """A template, too: the message before it."""
     completion: Text | None = None
     """A template, too: what the model is to answer."""
+    query: Text | None = None
+    """Of a table, in place of a file: SQL, asked of `database` by the worker."""
+    database: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")] | None = None
+    """The name of a database that the workers know: `NIGHTMILL_SOURCE_NAME` in their environment."""
     columns: dict[str, Kind] = Field(default_factory=dict)
     """Of a table: what columns are taken for, by name. The others are looked at."""
     width: Side | None = None
@@ -112,21 +118,30 @@ class TrainData(BaseModel):
 
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:
-        given = [name for name in ("folder", "dataset", "file") if getattr(self, name) is not None]
+        given = [name for name in ("folder", "dataset", "file", "query") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError("needs one of folder and dataset, or for text and tables file")
+            raise ValueError("needs one of folder and dataset, or for text and tables file, or for tables query")
+        if (self.query is None) != (self.database is None):
+            raise ValueError("query and database go together: what is asked, and of which database")
         self._check_templates()
-        of_images, of_rows = ("width", "height", "colour", "augment"), ("system", "format", "delimiter", "columns")
-        for name in of_images if self.file is not None else of_rows:
-            if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is for {'images' if self.file is not None else 'rows'}, and these are none")
+        of_rows = ("system", "format", "delimiter")
+        if self.file is not None or self.query is not None:
+            self._refuse(_OF_IMAGES, "images, and these are none")
+        else:
+            self._refuse((*of_rows, "columns"), "rows, and these are none")
+        if self.query is not None:
+            self._refuse(of_rows, "a file, and there is a query")
         if (self.width is None) != (self.height is None):
             raise ValueError("gives one of width and height; give both or neither")
         if self.dataset is not None:
-            for name in ("width", "height", "colour", "license"):
-                if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name} is for a folder; the dataset {self.dataset} has its own")
+            own = f"a folder; the dataset {self.dataset} has its own"
+            self._refuse(("width", "height", "colour", "license"), own)
         return self
+
+    def _refuse(self, names: Iterable[str], what: str) -> None:
+        for name in names:
+            if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for {what}")
 
     def _check_templates(self) -> None:
         given = [name for name in ("prompt", "completion") if getattr(self, name) is not None]
@@ -147,6 +162,10 @@ class TrainData(BaseModel):
             return ()
         system = () if self.system is None else (Message("system", self.system),)
         return (*system, Message("user", self.prompt), Message("assistant", self.completion))
+
+    def fit_work(self, rows: tuple[SourceRange, ...]) -> FitWork:
+        """Of a table: what a model is fitted to."""
+        return FitWork(rows=rows, query=self.query, database=self.database, columns=dict(self.columns))
 
     def template_field(self, index: int) -> str:
         """The field that template `index` came from."""
@@ -232,13 +251,13 @@ class TrainFields(BaseModel):
             uri=data.folder,
             etag=etag,
             dataset=data.dataset,
-            name=data.dataset or shown_folder(data.folder or data.file or ""),
+            name=data.dataset or shown_folder(data.folder or data.file or data.database or ""),
             height=data.height or side,
             width=data.width or side,
             grey=data.dataset is not None or data.colour is False,
             license=data.license,
             tune=None if training.base is None else TuneWork(base=training.base, messages=data.templates, rows=rows),
-            fit=FitWork(rows=rows, columns=dict(data.columns)) if training.family in TABLE_FAMILIES else None,
+            fit=data.fit_work(rows) if training.family in TABLE_FAMILIES else None,
         )
 
 
@@ -269,8 +288,9 @@ def _check_base(data: TrainData, training: TrainingFields) -> None:
     if training.family in TABLE_FAMILIES:
         _check_table(data, training)
         return
-    if data.columns:
-        raise ValueError(f"data.columns is for tables, and {training.family} learns from none")
+    for name in ("columns", "query"):
+        if getattr(data, name):
+            raise ValueError(f"data.{name} is for tables, and {training.family} learns from none")
     if training.family != "lora":
         if training.base is not None:
             raise ValueError(f"training.base is for the family lora, and this is {training.family}, which has none")
@@ -288,7 +308,7 @@ def _check_base(data: TrainData, training: TrainingFields) -> None:
 def _check_table(data: TrainData, training: TrainingFields) -> None:
     if training.base is not None:
         raise ValueError(f"training.base is for the family lora, and this is {training.family}, which has none")
-    if data.file is None:
+    if data.file is None and data.query is None:
         raise ValueError(f"data.file is missing; {training.family} learns from the rows of a table")
     if data.prompt is not None:
         raise ValueError(f"data.prompt is for the family lora; {training.family} learns from the rows as they are")

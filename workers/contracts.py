@@ -174,8 +174,11 @@ class TuneWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class FitWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a model of tables is fitted to."""
 
-    rows: tuple[SourceRange, ...]
+    rows: tuple[SourceRange, ...] = ()
     """Where the rows are, in order."""
+    query: str | None = None
+    """In place of them: SQL, asked of a database that the workers know by its name."""
+    database: str | None = None
     columns: dict[str, str] = {}
     """By name, what columns are to be taken for; the others are looked at."""
 

@@ -28,6 +28,8 @@ from workers.training_data import FetchStoppedError
 
 MISSING: Final = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
 """Cells of CSV without a value, unless they are quoted."""
+MAX_ROWS: Final = 1_000_000
+"""A training has its rows in memory."""
 TRAIN_FILE = "train.parquet"
 HOLDOUT_FILE = "holdout.parquet"
 _SALT: Final = 0x9E3779B97F4A7C15
@@ -53,10 +55,7 @@ def fetch_table(fit: FitWork, store: ObjectStore, stop: threading.Event, name: s
         SourceError: the rows are not those that were planned.
         FetchStoppedError: `stop` was set.
     """
-    pieces: list[pa.Table] = []
-    # What follows each other in one object is typed as one.
-    for _, ranges in groupby(fit.rows, key=_kind):
-        pieces.append(_read(list(ranges), store, stop))
+    pieces = _pieces(fit, store, stop)
     try:
         table = plain_table(pa.concat_tables(pieces, promote_options="permissive"))
         columns = find_columns(table, fit.columns)
@@ -93,6 +92,15 @@ def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))
+
+
+def _pieces(fit: FitWork, store: ObjectStore, stop: threading.Event) -> list[pa.Table]:
+    if fit.query is not None and fit.database is not None:
+        from workers.training_query import fetch_query  # noqa: PLC0415 - what plans and shows tables asks no database
+
+        return [fetch_query(fit.query, fit.database, limit=MAX_ROWS, stop=stop)]
+    # What follows each other in one object is typed as one.
+    return [_read(list(ranges), store, stop) for _, ranges in groupby(fit.rows, key=_kind)]
 
 
 def _kind(source: SourceRange) -> str:

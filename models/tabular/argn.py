@@ -106,7 +106,7 @@ class ArgnModel:
         """See `TableModel`."""
         check_request(request, self.columns)
         pieces = []
-        with seeded(request.seed):
+        with seeded(request.seed), _one_thread():
             probabilities = self._probabilities(request)
             order = self._order(request)
             fixed = self._fixed(request)
@@ -234,6 +234,20 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(ours)
             np.random.set_state(numpys)  # noqa: NPY002
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in this thread alone: sums then do not depend on how many cores there are, nor do rows.
+
+    The layers are so small that several threads wait for each other longer than they compute.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _text(values: Values) -> str:

@@ -100,7 +100,7 @@ def _lines(planned: _Planned) -> list[str]:
         f"  output   {_output(spec, summary)}",
     ]
     if spec.data is not None:
-        lines.append(f"  data     {spec.data.dataset or spec.input_file}")
+        lines.append(f"  data     {spec.data.dataset or spec.input_file or spec.data.database}")
     if spec.source.file is not None:
         lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
     if spec.kind != "dataset" or spec.source.file is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,21 @@ def test_a_fitting_that_was_killed_goes_on_from_its_checkpoint(workshop: Worksho
     assert an_epoch > 0
     assert record["trained"]["step"] == 3 * an_epoch
     assert record["trained"]["finished"] is True
+
+
+def test_a_table_comes_out_of_a_database(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sqlite3.connect(tmp_path / "firm.db") as connection:
+        connection.execute("CREATE TABLE people (city TEXT, age INTEGER)")
+        connection.executemany("INSERT INTO people VALUES (:city, :age)", people())
+    connection.close()
+    monkeypatch.setenv("NIGHTMILL_SOURCE_FIRM", f"sqlite:///{tmp_path}/firm.db")
+    data = {"query": "SELECT * FROM people WHERE age >= 20 ORDER BY rowid", "database": "firm"}
+    job_id = workshop.train_job({**fitting(workshop), "data": data})
+    trained = workshop.record(job_id)["trained"]
+    assert [column["kind"] for column in trained["columns"]] == ["categorical", "integer"]
+    learned, held_out = (source_table(workshop, job_id, f"{name}.parquet") for name in ("train", "holdout"))
+    assert learned.num_rows + held_out.num_rows == sum(row["age"] >= 20 for row in people())
+    assert workshop.error(**{**fitting(workshop), "data": {"query": "SELECT 1"}})[1] == "data"
 
 
 def test_columns_that_there_are_not_fail_the_job_before_it_runs(workshop: Workshop) -> None:

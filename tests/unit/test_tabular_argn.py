@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -74,7 +75,10 @@ def test_the_same_request_gives_the_same_rows_in_any_process(model: TableModel, 
         "pq.write_table(model.sample(TableRequest(rows=300, seed=2**80 + 1, first=40)), sys.argv[2])\n"
     )
     there = home.parent / "there.parquet"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(home), str(there)], check=True, timeout=300)
+    # With another number of threads, too.
+    threads = {"OMP_NUM_THREADS": "2" if torch.get_num_threads() == 1 else "1"}
+    run = [sys.executable, "-W", "ignore", "-c", code, str(home), str(there)]
+    subprocess.run(run, check=True, timeout=300, env={**os.environ, **threads})
     assert pq.read_table(there).equals(rows)
 
 

@@ -78,6 +78,15 @@ def test_options_have_defaults_and_privacy_is_one_of_them() -> None:
         ),
         ({"training": {"family": "lora", "base": "smollm2-135m"}}, "data.columns", "for tables"),
         ({"training": {"family": "vae"}}, "data.columns", "for tables"),
+        ({"data": {"query": "SELECT 1"}}, "data", "query and database go together"),
+        ({"data": {"query": "SELECT 1", "database": "sqlite:///x"}}, "data.database", "pattern"),
+        ({"data": {"query": "SELECT 1", "database": "shop", "format": "csv"}}, "data", "format is for a file"),
+        ({"data": {"query": "SELECT 1", "database": "shop", "width": 8, "height": 8}}, "data", "width is for images"),
+        (
+            {"data": {"query": "SELECT 1", "database": "shop"}, "training": {"family": "vae"}},
+            "data.query",
+            "for tables",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_said(changed: dict[str, Any], param: str, says: str) -> None:
