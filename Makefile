@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-images test check types unit bench chaos examples lock clean
+.PHONY: help demo demo-images demo-data test check types unit bench chaos examples lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -24,6 +24,9 @@ demo: $(RUNTIME)  ## Write copy for the whole example catalogue with a real lang
 
 demo-images: $(RUNTIME)  ## Make 200 product pictures, by class and prompt, upscaled and styled, with a gallery
 	@$(BIN)/nightmill run examples/product-images.yaml --out out/demo-images
+
+demo-data: $(RUNTIME)  ## Fit a model to a table, draw 100,000 rows that keep rules, and write 500 dialogues; a report of each
+	@examples/demo-data.sh out/demo-data
 
 test: $(DEV)  ## Every test that needs no GPU, on real Redis, PostgreSQL, S3 over HTTP and Ray
 	$(BIN)/pytest --cov --cov-report=term tests

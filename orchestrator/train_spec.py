@@ -135,7 +135,7 @@ class TrainData(BaseModel):
         if len(given) == 1:
             missing = "completion" if given[0] == "prompt" else "prompt"
             raise ValueError(f"{missing} is missing: a template over the row of {self.file}")
-        if self.system is not None and not given:
+        if self.file is not None and self.system is not None and not given:
             raise ValueError("system is for a prompt, and there is none")
         if self.columns and given:
             raise ValueError("columns is for a table, and prompt and completion are for text; give one of the two")

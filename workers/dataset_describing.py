@@ -124,9 +124,9 @@ def _columns(rows: Path, path: Path) -> _Dataset:
         raise ModelError(FailureKind.MODEL, "no_report", "the dataset has no rows: there is nothing to report on")
     with duckdb.connect(config={"temp_directory": str(rows.parent), "memory_limit": "1GB"}) as connection:
         read = f"read_json(?, format = 'newline_delimited', sample_size = -1, maximum_object_size = {MOST_BYTES})"
-        rows_as_columns = connection.execute(f"SELECT * FROM {read}", [str(rows)]).to_arrow_reader(LOOKED_AT)  # noqa: S608
-        with pq.ParquetWriter(path, rows_as_columns.schema) as writer:
-            for batch in rows_as_columns:
+        reader = connection.sql(f"SELECT * FROM {read}", params=[str(rows)]).to_arrow_reader(LOOKED_AT)  # noqa: S608
+        with pq.ParquetWriter(path, reader.schema) as writer:
+            for batch in reader:
                 writer.write_batch(batch)
     with pq.ParquetFile(path) as file:
         first = next(file.iter_batches(batch_size=LOOKED_AT))

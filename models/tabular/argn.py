@@ -5,8 +5,8 @@ synthetic data", https://arxiv.org/abs/2501.12012: a network foretells each colu
 are drawn one by one, in any order: what is given first, what must not be missing last.
 
 The engine's own `generate` builds its network anew in each call, reads its weights from a workspace and writes rows to
-it. For blocks of some thousand rows that is most of the time. Here the network stays, and the engine's own parts are
-put together as `generate` does; a test holds the two together, byte for byte.
+it. Here the network stays, and the engine's own parts are put together as `generate` does; a test holds the two
+together, value for value.
 """
 
 from __future__ import annotations
@@ -19,22 +19,28 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
-import pandas as pd
 import pyarrow as pa
 import torch
-from mostlyai.engine._common import get_cardinalities, get_columns_from_cardinalities
-from mostlyai.engine._encoding_types.tabular.categorical import CATEGORICAL_NULL_TOKEN, CATEGORICAL_UNKNOWN_TOKEN
-from mostlyai.engine._tabular.argn import FlatModel
-from mostlyai.engine._tabular.common import fix_rare_token_probs, get_argn_column_names, translate_fixed_probs
-from mostlyai.engine._tabular.encoding import encode_df
-from mostlyai.engine._tabular.generation import _decode_df, _deepmerge, _fix_imputation_probs
-from mostlyai.engine.domain import ImputationConfig, RareCategoryReplacementMethod
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import FailureKind, ModelError
-from models.tabular.argn_frames import engine_names, from_series, to_frame
+from models.tabular.argn_decoding import SPECIAL, Codes, Decode, decoder, part_names, unescaped
+from models.tabular.argn_engine import (
+    FlatModel,
+    ImputationConfig,
+    RareCategoryReplacementMethod,
+    encode_df,
+    fix_imputation_probs,
+    fix_rare_token_probs,
+    get_argn_column_names,
+    get_cardinalities,
+    get_columns_from_cardinalities,
+    merge_probabilities,
+    translate_fixed_probs,
+)
+from models.tabular.argn_frames import engine_names, to_frame
 from models.tabular.columns import Column, Values, table_schema
 from models.tabular.engine import TableRequest
 from models.tabular.fresh import make_fresh
@@ -43,8 +49,8 @@ from models.tabular.saved import WEIGHTS, SavedTable, read_config
 
 STATS: Final = "stats.json"
 """What the engine has learned of each column: categories that are not rare, ranges without their ends."""
-ROWS_AT_ONCE: Final = 100_000
-"""A larger request is drawn in pieces, which bounds the memory."""
+ROWS_AT_ONCE: Final = 10_000
+"""A larger request is drawn in pieces: that bounds the memory, and larger ones are slower a row."""
 _SHOWN = 10
 _CATEGORY = "cat"
 """The engine's name of the one number that a category is."""
@@ -84,6 +90,11 @@ class ArgnModel:
                 device=torch.device("cpu"),
             )
         self._network.load_state_dict(tensors)
+        self._decoders: dict[str, tuple[Decode, dict[str, str]]] = {}
+        for column in saved.columns:
+            if column.name in self._names:
+                known = stats["columns"][self._names[column.name]]
+                self._decoders[column.name] = decoder(column, known), part_names(known)
         self._network.eval()
 
     @property
@@ -124,20 +135,16 @@ class ArgnModel:
                 top_p=1.0,
                 column_order=order,
             )
-        encoded = pd.DataFrame({name: codes[name].numpy().astype(np.int32) for name in self._cardinalities})
-        decoded = _decode_df(encoded, self._stats)
-        arrays = [
-            self._column(column, place, request, rows, start, decoded) for place, column in enumerate(self.columns)
-        ]
+        drawn = {name: codes[name].numpy().astype(np.int64) for name in self._cardinalities}
+        arrays = [self._column(column, place, request, rows, start, drawn) for place, column in enumerate(self.columns)]
         return pa.Table.from_arrays(arrays, schema=table_schema(self.columns))
 
-    def _column(
-        self, column: Column, place: int, request: TableRequest, rows: int, start: int, decoded: pd.DataFrame
-    ) -> Values:
+    def _column(self, column: Column, place: int, request: TableRequest, rows: int, start: int, drawn: Codes) -> Values:
         if column.name in request.where:
             return value_array(column, request.where[column.name], rows)
         if column.name in self._names:
-            return from_series(decoded[self._names[column.name]], column)
+            decode, parts = self._decoders[column.name]
+            return decode({part: drawn[name] for part, name in parts.items()})
         return make_fresh(
             self._saved.fresh[column.name],
             column,
@@ -189,9 +196,9 @@ class ArgnModel:
             if column.name in request.rebalance
         }
         probabilities: dict[str, dict[int, float]] = translate_fixed_probs(
-            _deepmerge(
+            merge_probabilities(
                 fix_rare_token_probs(self._stats, RareCategoryReplacementMethod.sample),
-                _fix_imputation_probs(self._stats, complete),
+                fix_imputation_probs(self._stats, complete),
                 balanced,
             ),
             self._stats,
@@ -201,14 +208,11 @@ class ArgnModel:
     def _known(self, column: Column, value: str) -> int:
         """The code of a category; one that is rare in the source is none."""
         codes: dict[str, int] = self._stats["columns"][self._names[column.name]]["codes"]
-        known = {text: code for text, code in codes.items() if text not in _SPECIAL}
+        known = {unescaped(text): code for text, code in codes.items() if text not in SPECIAL}
         if value not in known:
             shown = ", ".join(list(known)[:_SHOWN]) + (", …" if len(known) > _SHOWN else "")
             raise invalid(f"column {column.name!r} has no value {value!r}, or it is too rare; there are {shown}")
         return known[value]
-
-
-_SPECIAL = frozenset({CATEGORICAL_NULL_TOKEN, CATEGORICAL_UNKNOWN_TOKEN})
 
 
 def engine_seed(seed: int) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from mostlyai.engine._workspace import Workspace
 from torch import Tensor
 
+from models.tabular.argn_engine import Workspace
 from models.training.checkpoints import Checkpoint
 
 _WEIGHTS = "weights/"

@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mostlyai.engine._workspace import Workspace
 from torch.utils.tensorboard import SummaryWriter
 
 from models.backends.training_engine import TrainingRun
 from models.errors import FailureKind, ModelError
 from models.tabular.argn_checkpoints import read_workspace, write_workspace
+from models.tabular.argn_engine import Workspace
 from models.training.checkpoints import Checkpoint
 from models.training.loop import Progress
 from models.training.settings import TrainingSettings

@@ -63,11 +63,17 @@ def from_series(values: pd.Series, column: Column) -> Values:
         # An engine's categories are texts of the source's own, so each is one that the type can be read from.
         return texts if pa.types.is_string(kind) else texts.cast(kind)
     if column.kind == "datetime":
-        return _from_moments(array.cast(_MOMENT), column)
+        return from_moments(array.cast(_MOMENT), column)
     if column.kind == "geo":
         return array.cast(pa.string())
-    numbers = pc.round(array.cast(pa.float64())) if column.kind == "integer" and not _is_whole(array) else array
-    return numbers.cast(kind, safe=False)
+    return from_numbers(array, column)
+
+
+def from_numbers(numbers: Values, column: Column) -> Values:
+    """Numbers in the column's own type."""
+    if column.kind == "integer" and not pa.types.is_integer(numbers.type):
+        numbers = pc.round(numbers.cast(pa.float64()))
+    return numbers.cast(column.arrow_type, safe=False)
 
 
 def _for_engine(column: Column, values: Values) -> Values:
@@ -87,7 +93,8 @@ def _for_engine(column: Column, values: Values) -> Values:
     return values.cast(pa.float64() if pa.types.is_floating(kind) else _WHOLE)
 
 
-def _from_moments(moments: Values, column: Column) -> Values:
+def from_moments(moments: Values, column: Column) -> Values:
+    """Moments (`timestamp[ns]`, in UTC) in the column's own type."""
     kind: Any = column.arrow_type  # one with or without a time zone
     if column.format is not None:
         seconds: Values = moments.cast(pa.timestamp("s"), safe=False)
@@ -97,7 +104,3 @@ def _from_moments(moments: Values, column: Column) -> Values:
     if kind.tz is not None:
         moments = moments.cast(pa.timestamp("ns", "UTC"))
     return moments.cast(kind, safe=False)
-
-
-def _is_whole(array: Values) -> bool:
-    return bool(pa.types.is_integer(array.type))

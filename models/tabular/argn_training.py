@@ -20,10 +20,7 @@ from typing import Any, Final
 import datasets
 import joblib
 import orjson
-from mostlyai.engine import analyze, encode, split
 from mostlyai.engine._tabular.training import train as train_network
-from mostlyai.engine._workspace import Workspace
-from mostlyai.engine.domain import DifferentialPrivacyConfig, ModelStateStrategy
 from safetensors.torch import save
 
 from models.backends.training import Signs
@@ -31,6 +28,7 @@ from models.backends.training_engine import TrainingRun, TrainingStoppedError
 from models.errors import FailureKind, ModelError
 from models.tabular.argn import STATS, seeded
 from models.tabular.argn_checkpoints import weights_of
+from models.tabular.argn_engine import DifferentialPrivacyConfig, ModelStateStrategy, Workspace, analyze, encode, split
 from models.tabular.argn_epochs import EpochWatch
 from models.tabular.argn_frames import ENCODINGS, engine_names, to_frame
 from models.tabular.cards import TableAbout, table_card

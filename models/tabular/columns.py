@@ -228,11 +228,15 @@ def _date_format(values: Values) -> str | None:
     if not pa.types.is_string(values.type) or not len(values):
         return None
     for form, pattern in _DATE_FORMATS:
-        if _all_match(values, pattern):
-            moments: Values = pc.strptime(values, form, "s", error_is_null=True)
-            if moments.null_count == 0:
-                return form
+        if _all_match(values, pattern) and are_dates(values, form):
+            return form
     return None
+
+
+def are_dates(texts: Values, form: str) -> bool:
+    """Whether every text is a date as strftime writes it in this form; of days that there are."""
+    moments: Values = pc.strptime(texts, form, "s", error_is_null=True)
+    return moments.null_count == 0 and bool(pc.all(pc.equal(pc.strftime(moments, form), texts)).as_py())
 
 
 def _all_match(values: Values, pattern: str) -> bool:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import JsonValue
 
 from models.errors import FailureKind, ModelError
-from models.tabular.columns import Column, Values
+from models.tabular.columns import Column, Values, are_dates
 from models.tabular.engine import TableRequest
 
 INVALID = "table_request_invalid"
@@ -53,10 +52,10 @@ def value_array(column: Column, value: JsonValue, rows: int) -> Values:
         raise invalid(f"column {column.name!r} is of type {column.type}, which {value!r} is not")
     try:
         array: Values = pa.repeat(pa.scalar(value), rows).cast(kind)
-        if column.format is not None:
-            pc.strptime(array, column.format, "s")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError) as error:
         raise invalid(f"column {column.name!r} is of type {column.type}, which {value!r} is not: {error}") from error
+    if column.format is not None and not are_dates(array, column.format):
+        raise invalid(f"column {column.name!r} holds dates written as {column.format}, which {value!r} is not")
     return array
 
 

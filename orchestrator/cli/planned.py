@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +16,10 @@ from orchestrator.cli.running import JobFile, Overrides, checked_job, jobs_of
 from orchestrator.cli.stack import AsJson
 
 if TYPE_CHECKING:
-    from orchestrator.planning import PlanSummary
+    from models.tabular.columns import Column
+    from orchestrator.planning import PlannedShard, PlanSummary
     from orchestrator.spec import JobSpec
-    from workers.contracts import Row
+    from workers.contracts import Row, SourceRange
 
 
 @guarded
@@ -29,29 +31,50 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Check a job, its source and every row of it, and show what would run. Submits nothing."""
-    from orchestrator.cli.previewing import STAGED, job_source
+    from orchestrator.cli.previewing import STAGED, job_source, store_of
     from orchestrator.cli.reach import settings_for
     from orchestrator.planning import Staging
     from orchestrator.planning import plan as plan_job
+    from orchestrator.table_columns import is_fitting, planned_columns
     from workers.store_folder import FolderStore
 
     whole = checked_job(job_file, overrides, allow_faults=settings_for().allow_faults, rows=False)
-    planned: list[tuple[JobSpec, PlanSummary]] = []
+    planned: list[_Planned] = []
     for spec in jobs_of(whole):
         with tempfile.TemporaryDirectory(prefix="nightmill-plan-") as folder:
             staging = Staging(FolderStore(folder), STAGED)
             rows = spec.over_rows()
             source = job_source(rows, staging)
-            planned.append((spec, plan_job(rows, source, staging, on_shards=lambda _: None, samples=samples)))
+            ranges: list[SourceRange] = []
+
+            def keep(shards: list[PlannedShard], ranges: list[SourceRange] = ranges) -> None:
+                ranges.extend(shard.source for shard in shards)
+
+            fits = is_fitting(spec)
+            take = keep if fits else lambda _: None
+            summary = plan_job(rows, source, staging, on_shards=take, samples=0 if fits else samples)
+            columns = planned_columns(spec, ranges, store_of(ranges[0], source, staging)) if fits else ()
+            planned.append(_Planned(spec, summary, columns))
     if as_json:
-        shown = [_as_json(spec, summary) for spec, summary in planned]
+        shown = [_as_json(each) for each in planned]
         print_json({"name": whole.name, "kind": whole.kind, "nodes": shown} if whole.nodes else shown[0])
     else:
-        sys.stdout.write("\n\n".join("\n".join(_lines(spec, summary)) for spec, summary in planned) + "\n")
+        sys.stdout.write("\n\n".join("\n".join(_lines(each)) for each in planned) + "\n")
 
 
-def _as_json(spec: JobSpec, summary: PlanSummary) -> dict[str, object]:
+@dataclass(frozen=True)
+class _Planned:
+    spec: JobSpec
+    summary: PlanSummary
+    columns: tuple[Column, ...]
+    """Of a table that a model is fitted to."""
+
+
+def _as_json(planned: _Planned) -> dict[str, object]:
+    spec, summary = planned.spec, planned.summary
+    kinds = [{"name": each.name, "kind": each.kind, "why": each.reason} for each in planned.columns]
     return {
+        **({"kinds": kinds} if kinds else {}),
         "name": spec.name,
         "kind": spec.kind,
         "model": spec.model,
@@ -68,7 +91,8 @@ def _as_json(spec: JobSpec, summary: PlanSummary) -> dict[str, object]:
     }
 
 
-def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
+def _lines(planned: _Planned) -> list[str]:
+    spec, summary = planned.spec, planned.summary
     lines = [
         f"{spec.name}: {'every row is fine' if spec.training is None else 'can be trained'}",
         *_items(spec, summary),
@@ -79,8 +103,8 @@ def _lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
         lines.append(f"  data     {spec.data.dataset or spec.input_file}")
     if spec.source.file is not None:
         lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
-    if summary.columns and (spec.kind != "dataset" or spec.source.file is not None):
-        lines.append(f"  columns  {', '.join(summary.columns)}")
+    if spec.kind != "dataset" or spec.source.file is not None:
+        lines += _columns(planned)
     if summary.fields and spec.kind != "dataset":
         lines.append(f"  used     {', '.join(summary.fields)}")
     if summary.custom_id is not None:
@@ -119,6 +143,15 @@ def _drawn(spec: JobSpec, samples: int) -> list[Row]:
 
     small, _ = first_items(spec, samples)
     return drawn(spec, spec.seed, small.source.items or [])
+
+
+def _columns(planned: _Planned) -> list[str]:
+    """The names of the rows' fields; of a table with what each is taken for, and why."""
+    if not planned.columns:
+        return [f"  columns  {', '.join(planned.summary.columns)}"] if planned.summary.columns else []
+    width = max(len(each.name) for each in planned.columns)
+    shown = [f"{each.name:<{width}}  {each.kind:<11}  {each.reason}" for each in planned.columns]
+    return [f"  {'' if number else 'columns':<8} {line}" for number, line in enumerate(shown)]
 
 
 def _items(spec: JobSpec, summary: PlanSummary) -> list[str]:

@@ -17,9 +17,10 @@ from orchestrator.jobfile import is_local
 from orchestrator.planning import PlannedShard, Staging, plan
 from orchestrator.source_files import SourceFile, open_local, open_source
 from orchestrator.spec import JobSpec, Source
-from workers.contracts import Row
+from workers.contracts import Row, SourceRange
 from workers.prompts import PromptTemplate
 from workers.sources import read_rows
+from workers.store import ObjectStore
 from workers.store_folder import FolderStore
 
 STAGED = "nightmill-staged"
@@ -33,6 +34,12 @@ def job_source(spec: JobSpec, staging: Staging) -> SourceFile | None:
     if spec.source.file is None or is_local(spec.source.file):
         return open_local(spec)
     return open_source(spec, staging.store)
+
+
+def store_of(planned: SourceRange, source: SourceFile | None, staging: Staging) -> ObjectStore:
+    """Where the rows of a planned range are: in the job's own file, or in a copy that planning made."""
+    uri = getattr(planned, "uri", STAGED)
+    return staging.store if source is None or uri.startswith(STAGED) else source.store
 
 
 class _EnoughRead(Exception):  # noqa: N818 - no error: the way out of planning once the first shards are there
@@ -91,9 +98,7 @@ def _first_rows(spec: JobSpec, staging: Staging, count: int) -> list[Row]:
         # A row whose items fill several shards stands in each of them; the first is enough.
         if shard.first % size:
             continue
-        uri = getattr(shard.source, "uri", STAGED)
-        store = staging.store if source is None or uri.startswith(STAGED) else source.store
-        rows += read_rows(shard.source, store)
+        rows += read_rows(shard.source, store_of(shard.source, source, staging))
     return rows
 
 
@@ -128,6 +133,8 @@ def print_previews(
         usage = record.get("usage") or {}
         given = ", ".join(f"{key}: {value}" for key, value in (record.get("input") or {}).items())
         foot = f"{usage.get('completion_tokens', 0)} tokens, {record.get('finish_reason', record['status'])}"
+        tries = record.get("checks", {}).get("tries", 1)
+        foot += f", {tries} tries" if tries > 1 else ""
         if "images" in record:
             foot = f"seed {record['seed']}, {record['reproducible']}"
         if "audio" in record:

@@ -58,8 +58,7 @@ def test_every_row_is_unlike_every_other(studio: Studio, monkeypatch: pytest.Mon
     assert f"exact {found.drawn_again}" in dict(describe(job))["passes"]
     # The passes are no jobs of the client's, and are there for who asks for them.
     assert [each.id for each in studio.client.jobs()] == [job_id]
-    for bound in ("planning.TEXT_SHARD", "speeds.MIN_SHARD_ITEMS", "speeds.MAX_SHARD_ITEMS"):
-        monkeypatch.setattr(f"orchestrator.{bound}", 7)
+    monkeypatch.setattr("orchestrator.planning.ECHO_SHARD", 7)
     again = studio.submit()
     studio.finish(again)
     assert studio.client.job(again).shard_count > job.shard_count

@@ -72,7 +72,11 @@ def source(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def report_on(
-    folder: Path, table: pa.Table, source: tuple[Path, Path], kinds: dict[str, str] | None = None, **given: object
+    folder: Path,
+    table: pa.Table,
+    source: tuple[Path, Path | None],
+    kinds: dict[str, str] | None = None,
+    **given: object,
 ) -> Report:
     made = keep(folder, "synthetic", table)
     return make_report(made, *source, columns=kinds or KINDS, seed=3, name="people", **given)  # type: ignore[arg-type]
@@ -135,7 +139,7 @@ def test_noise_is_caught(tmp_path: Path, source: tuple[Path, Path]) -> None:
 def test_columns_that_no_longer_belong_together_are_named(tmp_path: Path, source: tuple[Path, Path]) -> None:
     table = people(400, 5)
     table = table.set_column(1, "income", people(400, 6).column("income"))
-    report = report_on(tmp_path, table, source)
+    report = report_on(tmp_path, table, (source[0], None))
     said = [remark for remark in report.remarks if "belong together" in remark.text]
     assert [remark.level for remark in said] == ["weak"]
     assert "'income' with 'left', 0.0" in said[0].text
@@ -228,7 +232,7 @@ def test_a_gate_holds_back_what_it_cannot_see(tmp_path: Path) -> None:
 def test_without_a_source_the_dataset_is_described_alone(tmp_path: Path) -> None:
     table = pa.table(
         {
-            "topic": ["bills", "delivery"] * 20,
+            "topic": ["bills", "delivery"] * 19 + ["returns"] * 2,
             "text": [f"My parcel {row} has not come, and it was due on day {row * 7}." for row in range(39)] + [None],
         }
     )
@@ -238,7 +242,8 @@ def test_without_a_source_the_dataset_is_described_alone(tmp_path: Path) -> None
     assert report.fidelity is None
     assert report.privacy is None
     assert report.columns[0].shape is not None
-    assert report.columns[0].shape.synthetic[:2] == (0.5, 0.5)
+    assert report.columns[0].shape.labels[:3] == ("bills", "delivery", "returns")
+    assert report.columns[0].shape.synthetic[:3] == (0.475, 0.475, 0.05)
     (texts,) = report.texts
     assert texts.empty == pytest.approx(1 / 40)
     assert texts.openings == pytest.approx(1 / 39)
@@ -249,6 +254,7 @@ def test_texts_that_repeat_themselves() -> None:
     varied = describe_texts("text", ["The bridge is closed.", "Rain falls on Basel all week.", "她在学习物理。"], 0)
     same = describe_texts("text", ["How can I help you today, Sir?"] * 9 + ["How can I help you, Sir?"], 0)
     assert varied.repeated == 0
+    assert same.rows == 10
     assert varied.near == 0
     assert same.repeated == 0.9
     assert same.near is not None
@@ -296,7 +302,7 @@ def test_hostile_names_and_values_stay_text(tmp_path: Path) -> None:
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path, source: tuple[Path, Path]) -> None:
-    page = report_on(tmp_path, people(300, 5), source).html()
+    page = report_on(tmp_path, people(300, 5), (source[0], None)).html()
     assert b"http://" not in page
     assert b"https://" not in page
     assert b"<svg" in page
@@ -307,7 +313,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path, source: tuple[Path, Path]) 
 def test_missing_values_count_as_values_of_their_own(tmp_path: Path, source: tuple[Path, Path]) -> None:
     table = people(400, 5)
     nothing = pa.array([None] * 400, pa.float64())
-    report = report_on(tmp_path, table.set_column(1, "income", nothing), source)
+    report = report_on(tmp_path, table.set_column(1, "income", nothing), (source[0], None))
     income = next(column for column in report.columns if column.name == "income")
     assert income.missing == 1.0
     assert income.missing_original is not None

@@ -111,7 +111,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
             "kind": "flow",
             "nodes": {"a": {k: v for k, v in GOOD.items() if k != "source"}},
             "columns": None,
-            "model": "",
+            "model": None,
         },
         "nodes.a.kind is dataset; a node is text or image",
     ),

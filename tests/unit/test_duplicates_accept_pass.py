@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import random
 import tempfile
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from models.text_vectors import TextVectors
 from workers.duplicates import likeness, minhash
@@ -184,6 +186,19 @@ def test_texts_of_another_job_come_first() -> None:
     ]
 
 
+def test_small_parts_are_looked_at_together(tmp_path: Path) -> None:
+    rules = DuplicateRules(embedding=None)
+    texts = [(number, f"text number {number} of a hundred") for number in range(100)]
+    cache = SignatureCache(tmp_path / "cache", rules)
+    others = [*_parts(texts, range(100), "01A"), *_parts(texts, range(100), "01B")]
+    passing = run(
+        _parts(texts, range(100)), rules, fixed=NO_ROWS, scratch=tmp_path / "scratch", cache=cache, against=others
+    )
+    assert next(passing) == Rejected(0, "exact", 0, 1.0, "01A")
+    assert len(list((tmp_path / "scratch").iterdir())) == 2  # a set on disk for each job
+    assert len(list(passing)) == 99
+
+
 def test_a_text_like_a_rejected_one_alone_stays() -> None:
     """Only accepted texts count: else each link of a chain would be rejected for the one before."""
     words = [f"word{number}" for number in range(40)]
@@ -219,6 +234,37 @@ def test_what_a_dead_pass_left_is_of_no_account(tmp_path: Path) -> None:
     again = run(_parts(texts, []), rules, fixed=NO_ROWS, scratch=tmp_path / "scratch", cache=cache)
     assert list(again) == _by_hand(texts, rules)
     passing.close()
+
+
+class _Scattered:
+    """Vectors that lie anywhere, at no cost."""
+
+    def codes(self, texts: Sequence[str]) -> NDArray[np.int8]:
+        seeds = (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in texts)
+        return np.stack([np.random.default_rng(seed).integers(-127, 128, 512, dtype=np.int8) for seed in seeds])
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
+    rules = DuplicateRules()
+    chance = random.Random(8)
+
+    def peak(count: int) -> int:
+        cache = SignatureCache(tmp_path / f"cache-{count}", rules, _Scattered())
+        texts = [(number, " ".join(chance.choices(WORDS, k=20))) for number in range(count)]
+        parts = _parts(texts, range(500, count, 500))
+        for part in parts:
+            cache.ensure(part)
+        tracemalloc.start()
+        for _ in run(parts, rules, fixed=NO_ROWS, scratch=tmp_path / "scratch", cache=cache, block=150):
+            pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(300)  # what is loaded or made once is so by now
+    small, large = peak(450), peak(4_500)
+    assert small > 1 << 20
+    assert large < 1.25 * small
 
 
 def test_parts_out_of_order_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -39,6 +39,7 @@ def test_what_does_not_count_is_gone_from_the_plain_form() -> None:
     assert normalised("Ⅳ ﾊﾟ") == "iv パ"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_the_plain_form_is_its_own_plain_form(text: str) -> None:
     assert normalised(normalised(text)) == normalised(text)
@@ -93,6 +94,7 @@ def test_the_shortest_texts_have_signatures_of_their_own(text: str) -> None:
     assert [share == 1 for share in shares] == [normalised(text) == normalised(other) for other in others]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=12))
 def test_a_signature_is_that_of_its_text_in_any_company(texts: list[str]) -> None:
     plain = [normalised(text) for text in texts]
@@ -124,12 +126,14 @@ def test_the_texts_of_a_part_are_those_of_its_good_records(tmp_path: Path) -> No
         {"index": 4, "status": "ok", "output": {"answer": {"text": "Yes", "points": [1, 2.5]}, "topic": "x"}},
         {"index": 5, "status": "failed", "error": {"code": "c", "message": "m"}},
         {"index": 6, "status": "ok", "output": "plain", "seed": 1},
+        {"index": 7, "status": "ok", "outputs": [{"text": "a", "finish_reason": "stop", "seed": 1}, {"text": "b"}]},
     ]
     path = tmp_path / "part.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert list(record_texts(path, "output")) == [(4, "Yes\n1\n2.5\nx"), (6, "plain")]
+    assert list(record_texts(path, "output")) == [(4, "Yes\n1\n2.5\nx"), (6, "plain"), (7, "a\nb")]
     assert list(record_texts(path, "output.answer.text")) == [(4, "Yes")]
     assert list(record_texts(path, "answer.points.1")) == [(4, "2.5")]
+    assert list(record_texts(path, "output.1")) == [(7, "b")]
     assert list(record_texts(path, "answer.nothing")) == []
     assert text_at({"output": "a column of this name", "other": 1}, "output") == "a column of this name"
 

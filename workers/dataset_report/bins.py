@@ -56,7 +56,8 @@ def bin_feature(feature: Feature, tables: Sequence[pa.Table]) -> Binned:
 def _bin_categories(feature: Feature, tables: Sequence[Texts]) -> Binned:
     counts = count_values(tables[:1])
     frequent = sorted(counts, key=lambda value: (-counts[value], value))[:BINS]
-    named = sorted(value for value in frequent if counts[value] >= LEAST_SHARED)
+    least = LEAST_SHARED if len(tables) > 1 else 1  # nobody's rows stand behind a dataset that has no source
+    named = sorted(value for value in frequent if counts[value] >= least)
     labels = (*named, OTHER, MISSING)
     return Binned(feature=feature, labels=labels, codes=tuple(place_values(table, named) for table in tables))
 

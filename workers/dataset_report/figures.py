@@ -51,8 +51,9 @@ class ColumnFigures(Figures, frozen=True, kw_only=True):
     name: str
     kind: FeatureKind
     distinct: int
-    """Different values among the sampled rows."""
+    """Different values in all rows."""
     missing: float
+    """Share of all rows."""
     missing_original: float | None = None
     accuracy: float | None = None
     """1 minus half the L1 distance between the shares of `shape`; None for text and ids."""
@@ -256,7 +257,7 @@ class Report(Figures, frozen=True, kw_only=True):
     training_rows: int | None
     holdout_rows: int | None
     repeated: float
-    """Share of rows that equal an earlier row of the dataset in every column that is neither text nor id."""
+    """Share of all rows that equal an earlier row of the dataset in every column but ids."""
     columns: tuple[ColumnFigures, ...]
     pairs: tuple[PairFigures, ...]
     fidelity: Fidelity | None

@@ -33,14 +33,15 @@ def page_of(report: Report, held: Sequence[str] = ()) -> bytes:
     )
     environment.filters.update(percent=percent, figure=figure)
     shapes = {column.name: column.shape for column in report.columns if column.shape is not None}
-    columns = _chosen(report.columns)
+    kept = [column for column in report.columns if column.kind != "text"]  # they have a part of their own
+    columns = _chosen(kept)
     names = _in_matrix(report)
     page = environment.get_template("page.html.jinja").render(
         report=report,
         held=held,
         plots=plots,
         columns=columns,
-        columns_left=len(report.columns) - len(columns),
+        columns_left=len(kept) - len(columns),
         shown_pairs=[
             (pair, plots.pair_plot(pair, shapes[pair.first], shapes[pair.second]))
             for pair in report.pairs
@@ -66,7 +67,7 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _chosen(columns: tuple[ColumnFigures, ...]) -> list[ColumnFigures]:
+def _chosen(columns: Sequence[ColumnFigures]) -> list[ColumnFigures]:
     if len(columns) <= MOST_COLUMNS:
         return list(columns)
     lost = {column.name: (column.accuracy or 1.0) - (column.accuracy_expected or 1.0) for column in columns}

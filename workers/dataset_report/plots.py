@@ -137,7 +137,7 @@ def matrix_plot(
     drawn: list[Markup] = []
     for row, name in enumerate(names):
         at = (row + 0.65) * side
-        drawn.append(_TEXT.format(margin - 6, f"{at:.1f}", "t end", shorten(name, 20)))
+        drawn.append(_TEXT.format(margin - 6, f"{at:.1f}", "t end", shorten(name, 18)))
         drawn.append(
             Markup('<text transform="translate({},{}) rotate(-40)" class="t end">{}</text>').format(
                 f"{margin + at:.1f}", size + 12, shorten(name, 16)

@@ -15,6 +15,8 @@ _BOUND: Final = 0.2
 """Columns of such an association belong together."""
 _KEPT, _LOST = 0.85, 0.6
 """Of the associations of such columns, what a dataset keeps that is good or weak."""
+_SENTENCE: Final = 5
+"""Of fewer words, texts are names or numbers, which are alike by nature."""
 _USEFUL, _POOR = 0.9, 0.7
 _LEAKS: Final = 0.02
 """A share or AUC so far above chance, and clearly so, gives members away."""
@@ -176,11 +178,11 @@ def _identical(figures: Privacy) -> Remark:
 
 def _itself(report: Report) -> Iterator[Remark]:
     """What can be said without a source."""
-    if report.training_rows is None and report.pairs and report.repeated > 0.01:
+    if report.training_rows is None and report.texts and report.repeated > 0.01:
         yield Remark(
             level="fair",
             subject="rows",
-            text=f"{_percent(report.repeated)} of its rows repeat an earlier one, texts aside.",
+            text=f"{_percent(report.repeated)} of its rows repeat an earlier one.",
         )
     for column in report.columns:
         if report.training_rows is None and column.missing == 1:
@@ -190,7 +192,7 @@ def _itself(report: Report) -> Iterator[Remark]:
 
 
 def _text(figures: TextFigures) -> Iterator[Remark]:
-    if figures.near is None or figures.similarity is None:
+    if figures.near is None or figures.words.median < _SENTENCE:
         return
     level: Level = "good" if figures.near < 0.02 else "fair" if figures.near < 0.1 else "weak"
     yield Remark(

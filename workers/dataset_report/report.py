@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from workers.dataset_report.bins import LEAST_SHARED, Binned, bin_feature
 from workers.dataset_report.copies import copied_values, identical_rows, repeated_share, small_groups
@@ -28,6 +27,8 @@ from workers.dataset_report.utility import NoTargetError, choose_target, measure
 
 SAMPLE: Final = 50_000
 """Rows of each table that are drawn, at most."""
+TEXTS: Final = 10_000
+"""Texts of each column that are drawn: they may be long."""
 Files = Path | Sequence[Path]
 
 
@@ -101,14 +102,14 @@ def _files(given: Files) -> list[Path]:
 
 
 def _report(tables: Tables, *, target: str | None, seed: int, name: str, sample: int) -> Report:
+    modelled = [feature for feature in tables.features if feature.kind in MODELLED]
     samples = _Samples(
-        synthetic=tables.sample("synthetic", sample, seed),
-        train=tables.sample("train", sample, seed) if "train" in tables.rows else None,
-        holdout=tables.sample("holdout", sample, seed) if tables.rows.get("holdout") else None,
+        synthetic=tables.sample("synthetic", modelled, sample, seed),
+        train=tables.sample("train", modelled, sample, seed) if "train" in tables.rows else None,
+        holdout=tables.sample("holdout", modelled, sample, seed) if tables.rows.get("holdout") else None,
     )
     original = samples.original
     compared = [samples.synthetic] if original is None else [original, samples.synthetic]
-    modelled = [feature for feature in tables.features if feature.kind in MODELLED]
     binned = [bin_feature(feature, compared) for feature in modelled]
     pairs = compare_pairs(binned, seed)
     fidelity = None
@@ -123,37 +124,37 @@ def _report(tables: Tables, *, target: str | None, seed: int, name: str, sample:
         training_rows=tables.rows.get("train"),
         holdout_rows=tables.rows.get("holdout"),
         repeated=repeated_share(tables, "synthetic"),
-        columns=_columns(tables.features, binned, compared),
+        columns=_columns(tables, binned, compared),
         pairs=pairs,
         fidelity=fidelity,
         utility=utility,
         no_utility=no_utility,
         privacy=None if samples.train is None else _privacy(tables, modelled, samples, seed),
-        texts=_texts(tables.features, samples.synthetic, seed),
+        texts=_texts(tables, seed),
         remarks=(),
     )
     return msgspec.structs.replace(report, remarks=remarks_on(report))
 
 
-def _columns(
-    features: Sequence[Feature], binned: Sequence[Binned], compared: Sequence[pa.Table]
-) -> tuple[ColumnFigures, ...]:
+def _columns(tables: Tables, binned: Sequence[Binned], compared: Sequence[pa.Table]) -> tuple[ColumnFigures, ...]:
     by_place = {column.feature.place: column for column in binned}
-    return tuple(_column(feature, by_place.get(feature.place), compared) for feature in features)
+    return tuple(_column(tables, feature, by_place.get(feature.place), compared) for feature in tables.features)
 
 
-def _column(feature: Feature, binned: Binned | None, compared: Sequence[pa.Table]) -> ColumnFigures:
-    values = [table.column(feature.field) for table in compared]
-    missing = [column.null_count / max(1, len(column)) for column in values]
+def _column(tables: Tables, feature: Feature, binned: Binned | None, compared: Sequence[pa.Table]) -> ColumnFigures:
+    distinct, missing = tables.spread("synthetic", feature)
+    sources = [name for name in ("train", "holdout") if name in tables.rows]
+    gone = sum(tables.spread(name, feature)[1] for name in sources)
     figures = ColumnFigures(
         name=feature.name,
         kind=feature.kind,
-        distinct=pc.count_distinct(values[-1]).as_py(),
-        missing=missing[-1],
-        missing_original=missing[0] if len(values) > 1 else None,
+        distinct=distinct,
+        missing=missing / tables.rows["synthetic"],
+        missing_original=gone / sum(tables.rows[name] for name in sources) if sources else None,
     )
     if binned is None:
         return figures
+    values = [table.column(feature.field) for table in compared]
     shares = [tuple(round(float(share), 5) for share in binned.shares(place)) for place in range(len(values))]
     shape = Shape(labels=binned.labels, original=shares[0] if len(shares) > 1 else (), synthetic=shares[-1])
     figures = msgspec.structs.replace(figures, shape=shape)
@@ -203,9 +204,10 @@ def _privacy(tables: Tables, features: Sequence[Feature], samples: _Samples, see
     )
 
 
-def _texts(features: Sequence[Feature], synthetic: pa.Table, seed: int) -> tuple[TextFigures, ...]:
-    return tuple(
-        describe_texts(feature.name, synthetic.column(feature.field).to_pylist(), seed)
-        for feature in features
-        if feature.kind == "text"
-    )
+def _texts(tables: Tables, seed: int) -> tuple[TextFigures, ...]:
+    found = []
+    for feature in tables.features:
+        if feature.kind == "text":
+            values = tables.sample("synthetic", (feature,), TEXTS, seed).column(feature.field).to_pylist()
+            found.append(describe_texts(feature.name, values, seed))
+    return tuple(found)

@@ -130,9 +130,22 @@ class Tables:
         [(found,)] = self.database.execute(query).fetchall()
         return int(found or 0)
 
-    def sample(self, name: str, limit: int, seed: int) -> pa.Table:
-        """At most so many rows of a table, in its order; the same ones for the same seed."""
-        fields = ", ".join(feature.field for feature in self.features)
+    def spread(self, name: str, feature: Feature) -> tuple[int, int]:
+        """How many different values a feature has in all rows of a table, and how many rows have none.
+
+        Values are told apart by a hash of 64 bits, so that long texts need no more room than numbers.
+        """
+        distinct = f"SELECT DISTINCT hash({feature.field}) FROM {name} WHERE {feature.field} IS NOT NULL"  # noqa: S608
+        return (
+            self.number(f"SELECT count(*) FROM ({distinct})"),  # noqa: S608
+            self.number(f"SELECT count(*) FROM {name} WHERE {feature.field} IS NULL"),  # noqa: S608
+        )
+
+    def sample(self, name: str, features: Sequence[Feature], limit: int, seed: int) -> pa.Table:
+        """Features of at most so many rows of a table, in its order; the same rows for the same seed."""
+        if not features:
+            return pa.table({"none": pa.nulls(min(limit, self.rows[name]))})
+        fields = ", ".join(feature.field for feature in features)
         if self.rows[name] <= limit:
             return self._table(f"SELECT {fields} FROM {name}")  # noqa: S608
         chosen = np.random.default_rng(seed).choice(self.rows[name], limit, replace=False) + 1

@@ -12,7 +12,7 @@ itself. Time grows with the texts, and slowly with the square of the number of b
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -75,13 +75,14 @@ def run(
     jobs = tuple(dict.fromkeys(["", *(part.job for part in against)]))
     judge = _Pass(rules, Shelf(scratch), jobs)
     try:
-        for part in against:
-            for texts in cache.blocks(part, block):
-                judge.keep(texts, jobs.index(part.job))
+        for job, of_job in itertools.groupby(against, key=lambda part: part.job):
+            known = (texts for part in of_job for texts in cache.blocks(part, min(_AT_ONCE, block)))
+            for texts in _gathered(known, block):
+                judge.keep(texts, jobs.index(job))
         if len(fixed):
-            for texts in _candidates(cache, parts, fixed, block, wanted=True):
+            for texts in _gathered(_candidates(cache, parts, fixed, block, wanted=True), block):
                 judge.keep(texts, 0)
-        for texts in _candidates(cache, parts, fixed, block, wanted=False):
+        for texts in _gathered(_candidates(cache, parts, fixed, block, wanted=False), block):
             yield from judge.judged(texts)
     finally:
         judge.shelf.close()
@@ -90,9 +91,7 @@ def run(
 def _candidates(
     cache: SignatureCache, parts: Sequence[PartTexts], fixed: NDArray[np.int64], block: int, *, wanted: bool
 ) -> Iterator[Signatures]:
-    """Blocks of the texts that are fixed, or of those that are not, across parts."""
-    held: list[Signatures] = []
-    count = 0
+    """The texts that are fixed, or those that are not, some at a time."""
     last = -1
     for part in parts:
         for texts in cache.blocks(part, min(_AT_ONCE, block)):
@@ -103,13 +102,20 @@ def _candidates(
             known = np.zeros(len(texts), bool)
             inside = places < len(fixed)
             known[inside] = fixed[places[inside]] == texts.index[inside]
-            some = texts.take(known == wanted)
-            if count + len(some) > block:
-                yield Signatures.joined(held)
-                held, count = [], 0
-            if len(some):
-                held.append(some)
-                count += len(some)
+            yield texts.take(known == wanted)
+
+
+def _gathered(some: Iterable[Signatures], block: int) -> Iterator[Signatures]:
+    """Texts in blocks, across parts: each block costs a look at all before it, however few its texts."""
+    held: list[Signatures] = []
+    count = 0
+    for texts in some:
+        if count + len(texts) > block:
+            yield Signatures.joined(held)
+            held, count = [], 0
+        if len(texts):
+            held.append(texts)
+            count += len(texts)
     if held:
         yield Signatures.joined(held)
 

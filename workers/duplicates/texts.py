@@ -28,10 +28,15 @@ class PartTexts:
     """Of a part of another job, that job's id."""
 
 
+class _Output(msgspec.Struct):
+    text: str
+
+
 class _Record(msgspec.Struct):
     index: int
     status: str
     output: Any = None  # any JSON
+    outputs: tuple[_Output, ...] = ()
 
 
 _records = msgspec.json.Decoder(_Record)
@@ -40,13 +45,16 @@ _records = msgspec.json.Decoder(_Record)
 def record_texts(path: Path, field: str) -> Iterator[tuple[int, str]]:
     """The texts of a part of JSON lines: of its records that are `ok`, what stands at `field` (see `text_at`).
 
+    The outputs of a record that has several count as one text, a line each; `output.0` is the first.
+
     Raises:
         msgspec.MsgspecError: a line is no record.
     """
     with path.open("rb") as lines:
         for line in lines:
             record = _records.decode(line)
-            text = text_at(record.output, field) if record.status == "ok" else None
+            output = [output.text for output in record.outputs] if record.outputs else record.output
+            text = text_at(output, field) if record.status == "ok" else None
             if text is not None:
                 yield record.index, text
 
