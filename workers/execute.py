@@ -13,7 +13,6 @@ import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, cast
 
@@ -24,7 +23,7 @@ from models.spec import ModelInfo, Usage
 from models.text_classifiers import TextClassifiers
 from models.training_run import TrainingBackend
 from workers.acceptance.figures import CheckFigures
-from workers.acceptance.rounds import Rounds
+from workers.acceptance.rounds import answer
 from workers.adapters import find_adapters
 from workers.audio_items import AudioItems
 from workers.audio_shard import AudioShard
@@ -188,7 +187,7 @@ class Execution:
         elif isinstance(items, DatasetItems):
             await converse(cast("Backend", backend), items.requests, items.settle)
         else:
-            await _answer(items, cast("Backend", backend))
+            await answer(items, cast("Backend", backend))
         self._enter("writing")
         data = items.join()
         await self.granted.wait()
@@ -299,13 +298,3 @@ class Execution:
             return TextItems(self.task, info, rows, earlier, upstream, adapters, self._classifiers)
         kind = ImageItems if work.image is not None else AudioItems
         return kind(self.task, info, rows, earlier, upstream, adapters)
-
-
-async def _answer(items: TextItems, backend: Backend) -> None:
-    if items.on_trial:
-        await Rounds(items, backend).run()
-        return
-    async with aclosing(backend.generate(items.requests)) as groups:
-        async for group in groups:
-            for result in group:
-                items.settle(result)

@@ -74,11 +74,13 @@ class TextItems(ShardItems):
 
     def look(self, results: Sequence[TextResult]) -> list[Verdict | None]:
         """As `Trials.look`: may take its time, in a thread."""
-        return self._judges.look(results)
+        assert self._trials is not None  # noqa: S101 - on_trial
+        return self._trials.look(results)
 
     def take(self, result: TextResult, verdict: Verdict | None) -> TextRequest | None:
         """Take what came of an answer; what is asked next, where the item has not ended."""
-        outcome = self._judges.take(result, verdict)
+        assert self._trials is not None  # noqa: S101 - on_trial
+        outcome = self._trials.take(result, verdict)
         if isinstance(outcome, TextRequest):
             return outcome
         if isinstance(outcome, Accepted):
@@ -86,12 +88,6 @@ class TextItems(ShardItems):
         else:
             self.fail(outcome.index, outcome.error, outcome.usage, outcome.checks)
         return None
-
-    @property
-    def _judges(self) -> Trials:
-        if self._trials is None:
-            raise AssertionError("the job has no rules")
-        return self._trials
 
     def _keep(self, result: TextResult, checks: ItemChecks = NO_CHECKS) -> None:
         record = self._record(result, checks)

@@ -128,6 +128,8 @@ def print_previews(
         usage = record.get("usage") or {}
         given = ", ".join(f"{key}: {value}" for key, value in (record.get("input") or {}).items())
         foot = f"{usage.get('completion_tokens', 0)} tokens, {record.get('finish_reason', record['status'])}"
+        tries = record.get("checks", {}).get("tries", 1)
+        foot += f", {tries} tries" if tries > 1 else ""
         if "images" in record:
             foot = f"seed {record['seed']}, {record['reproducible']}"
         if "audio" in record:

@@ -7,48 +7,20 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
 from models.backends.echo import EchoBackend
 from models.errors import FailureKind, ModelError
-from models.spec import Message, Output, TextRequest, TextResult, Usage
-from workers.acceptance.judging import SCORE_SCHEMA
+from models.spec import Message, Output, TextRequest, TextResult
+from tests.support.parrot import Parrot
 from workers.contracts import CountRange, Part, ShardTask, Work
 from workers.execute import Execution
 from workers.records import item_seed, read_part
 from workers.store_folder import FolderStore
 
 ITEMS = 24
-
-
-class Parrot(EchoBackend):
-    """Says what it was told, and mends what it is told is wrong: drops the numbers, and adds the words that lack.
-
-    As a judge it gives a text as many points as it has words, 5 at most.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[TextRequest] = []
-
-    async def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[Sequence[TextResult]]:
-        self.asked += requests
-        for request in requests:
-            await asyncio.sleep(0)
-            yield [TextResult(index=request.index, outputs=(self._say(request),), usage=Usage(3, 5))]
-
-    def _say(self, request: TextRequest) -> Output:
-        text = request.messages[-1].content
-        if request.schema == SCORE_SCHEMA:
-            text = orjson.dumps({"score": min(5, len(text.split()))}).decode()
-        elif len(request.messages) > 1 and request.messages[-2].role == "assistant":
-            told = text
-            text = " ".join(word for word in request.messages[-2].content.split() if not word.isdigit())
-            text += " please" if "lacks 'please'" in told else ""
-        elif request.seed == item_seed(7, request.index, 1, 3):
-            text = f"{text} please"  # the second draw is luckier
-        return Output(text, "stop", request.seed)
 
 
 def task(accept: dict[str, Any], *, first: int = 0, count: int = ITEMS, prompt: str = "Item {{ index }}") -> ShardTask:
@@ -177,6 +149,77 @@ async def test_what_is_rejected_for_what_it_gives_away_is_not_repeated(tmp_path:
     [record] = records(store, part)
     assert record["error"]["message"] == "pii: it holds a telephone number; numbers: it is not met"
     assert b"5678" not in store.get(part.key)
+
+
+async def test_what_does_not_fit_the_schema_is_asked_for_again_and_not_repeated_either(tmp_path: Path) -> None:
+    store, parrot = FolderStore(tmp_path), Parrot()
+    schema = {"type": "object", "properties": {"mail": {"type": "integer"}}, "required": ["mail"]}
+    shard = task(
+        {"rules": [{"pii": "redact"}], "repairs": 1, "draws": 0}, count=1, prompt='{"mail": "eve@example.com"}'
+    )
+    shard = msgspec.structs.replace(shard, work=msgspec.structs.replace(shard.work, schema=schema))
+    part = await run(store, shard, parrot)
+    [record] = records(store, part)
+    assert record["error"]["message"] == "after 2 tries: schema: it does not fit the job's schema"
+    assert record["checks"]["rules"] == {"schema": 2}
+    assert b"eve" not in store.get(part.key)
+
+
+async def test_an_object_is_checked_by_its_fields_and_kept_as_an_object(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    schema = {"type": "object", "properties": {"mail": {"type": "string"}}, "required": ["mail"]}
+    rules = [{"pii": "redact"}, {"words": [1, 1], "field": "mail"}]
+    shard = task({"rules": rules}, count=1, prompt='{"mail": "eve@example.com"}')
+    shard = msgspec.structs.replace(shard, work=msgspec.structs.replace(shard.work, schema=schema))
+    [record] = records(store, await run(store, shard))
+    assert record["output"] == {"mail": "[email]"}
+
+
+async def test_an_answer_that_the_service_allows_in_no_prompt_is_drawn_anew_and_not_repaired(tmp_path: Path) -> None:
+    class Rude(Parrot):
+        def _say(self, request: TextRequest) -> Output:
+            said = super()._say(request)
+            return said if request.seed == item_seed(7, 0, 1, 3) else Output(f"{said.text} damn", "stop", said.seed)
+
+    accept = {"rules": [{"required": ["please"]}], "repairs": 1, "draws": 1}
+    shard = task(accept, count=1)
+    shard = msgspec.structs.replace(shard, work=msgspec.structs.replace(shard.work, deny=("damn",)))
+    store, parrot = FolderStore(tmp_path), Rude()
+    [record] = records(store, await run(store, shard, parrot))
+    assert record["output"] == "Item 0 please"
+    assert [len(request.messages) for request in parrot.asked] == [1, 1]
+
+
+async def test_an_interrupted_shard_keeps_what_was_accepted(tmp_path: Path) -> None:
+    class Stuck(Parrot):
+        """Repairs nothing."""
+
+        async def generate(self, requests: Sequence[TextRequest]) -> AsyncIterator[Sequence[TextResult]]:
+            if len(requests[0].messages) > 1:
+                self.waiting += len(requests)
+                if self.waiting == 3:  # of six items that came in order: the others have ended
+                    self.stuck.set()
+                await asyncio.Event().wait()
+            async for results in super().generate(requests):
+                yield results
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.waiting = 0
+            self.stuck = asyncio.Event()
+
+    store, backend = FolderStore(tmp_path), Stuck()
+    shard = task({"rules": [{"expression": "index % 2 == 0"}], "repairs": 1, "draws": 0}, count=6)
+    execution = Execution(shard, "E", store)
+    execution.granted.set()
+    running = asyncio.create_task(execution.run(backend, await backend.load()))
+    await backend.stuck.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    kept = await execution.salvage()
+    assert kept is not None
+    assert [record["index"] for record in records(store, kept)] == [0, 2, 4]
 
 
 async def test_an_engine_that_breaks_ends_the_shard_with_its_own_error(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ def flow(nodes: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"name": "kit", "kind": "flow", "source": {"items": [{"name": "x"}]}, "nodes": nodes, **fields}
 
 
+RULED: dict[str, Any] = {**TEXT, "accept": {"rules": [{"required": ["{{ b }}"]}]}}
+
+
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "no nodes": (flow({}), "nodes", "at least one"),
     "nodes of a text job": ({**flow({"a": TEXT}), "kind": "text"}, "nodes", "set kind: flow"),
@@ -43,6 +46,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "source.grid has a list of this name",
     ),
     "itself": (flow({"a": {**TEXT, "prompt": "{{ a }}"}}), "nodes.a.prompt", "the node itself"),
+    "rules about a picture": (
+        flow({"b": PICTURE, "a": RULED}),
+        "nodes.a.accept",
+        "uses b, which makes images",
+    ),
     "a circle": (
         flow({"a": {**TEXT, "prompt": "{{ b }}"}, "b": {**TEXT, "prompt": "{{ a }}"}}),
         "nodes",
@@ -190,3 +198,9 @@ def test_a_field_of_the_rows_may_not_be_called_like_a_node(tmp_path: Path) -> No
 def test_pictures_of_a_flow_are_those_of_its_rows() -> None:
     nodes = {"picture": {**UPSCALE, "input": "photo"}, "larger": {**UPSCALE, "image": {"scale": 2}}}
     assert parse_job(flow(nodes)).input_fields == ("photo",)
+
+
+def test_a_node_needs_what_its_rules_look_at() -> None:
+    spec = parse_job(flow({"a": RULED, "b": TEXT}))
+    assert in_order(spec) == {"b": (), "a": ("b",)}
+    assert node_specs(spec)["a"].upstream == {"b": "<b>"}

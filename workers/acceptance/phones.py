@@ -20,14 +20,17 @@ _CANDIDATE = re.compile(
     re.IGNORECASE,
 )
 _EXTENSION = re.compile(r"[ ,]*(?:x|ext\.?|app\.?)\s*\d+$", re.IGNORECASE)
-_DATE = re.compile(r"(?:19|20)\d\d([-./])\d{1,2}\1\d{1,2}(?:[ T]\d\d)?|\d{1,2}([-./])\d{1,2}\2(?:19|20)\d\d(?: \d\d)?")
+_DATE = re.compile(
+    r"(?:19|20)\d\d([-./])\d{1,2}\1\d{1,2}(?:[ T]\d\d)?|\d{1,2}([-./])\d{1,2}\2(?:19|20)\d\d(?: \d\d)?"
+    r"|(?:19|20)\d\d ?[-/] ?(?:19|20)\d\d"
+)
 _TRUNK = re.compile(r"\(?0[\d ()/.-]{7,18}")
-_BOOK = re.compile(r"97[89]\d{10}")
-"""ISBN; its check digit is that of EAN-13."""
 _AMERICAN = re.compile(r"1?[2-9]\d{2}[2-9]\d{6}")
 _FORMS = {"US": _AMERICAN, "CA": _AMERICAN, "CN": re.compile(r"1[3-9]\d{9}")}
 """Plans in which a number without a prefix has a form of its own: https://www.nanpa.com, and China's mobile numbers."""
 _MIN_DIGITS = 7
+_LONGEST_NATIONAL = 11
+"""Digits of a number that is written without any prefix: longer ones are those of articles and the like."""
 
 
 def find_phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -39,8 +42,12 @@ def find_phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
     """
     for match in _CANDIDATE.finditer(text):
         number = match[0]
+        bracket = number.startswith("(") and number.count("(") > number.count(
+            ")"
+        )  # of the sentence, and not of the number
+        number = number[bracket:]
         if _is_phone(number, regions) and not _DATE.fullmatch(number):
-            yield match.start(), match.end()
+            yield match.start() + bracket, match.end()
 
 
 def _is_phone(number: str, regions: Sequence[str]) -> bool:
@@ -54,13 +61,13 @@ def _is_phone(number: str, regions: Sequence[str]) -> bool:
         return True
     if _TRUNK.fullmatch(bare):
         return True  # dialled with the trunk prefix; not every plan says how long those are
-    if _BOOK.fullmatch(digits) and sum(int(digit) * (1 + 2 * (at % 2)) for at, digit in enumerate(digits)) % 10 == 0:
-        return False
     return any(_is_national(bare, digits, region) for region in regions)
 
 
 def _is_national(bare: str, digits: str, region: str) -> bool:
     """Whether a number without any prefix is one of a country, and does not only have the length of one."""
+    if len(digits) > _LONGEST_NATIONAL:
+        return False
     form = _FORMS.get(region)
     if form is not None:
         return form.fullmatch(digits) is not None

@@ -30,8 +30,11 @@ _EMAIL = re.compile(
     r"(?:[0-9A-Za-z\u00c0-\u024f](?:[0-9A-Za-z\u00c0-\u024f-]{0,61}[0-9A-Za-z\u00c0-\u024f])?\.)+[A-Za-z]{2,24}"
 )
 _CARD = re.compile(r"(?<![0-9A-Za-z.,+-])\d(?:[ \u00a0-]?\d){11,18}(?![0-9A-Za-z]|[.,]\d)")
-_ISSUERS = re.compile(r"4|5[0-9]|6|3[0-9]|2[2-7]|2131|1800|0604")
-"""How the numbers of the large schemes begin: ISO/IEC 7812."""
+_ISSUED = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|3[47]\d{13}|3(?:0[0-5]|[689]\d)\d{11}|(?:2131|1800)\d{11}|(?:5[0678]|6\d)\d{10,17}"
+    r"|(?:2[2-7]|3[0-9]|5[1-5])\d{14}|81\d{14,17}|0604\d{8,15}"
+)
+"""How the numbers of the large schemes begin, and how long they are: ISO/IEC 7812."""
 _IPV4 = re.compile(r"(?<![0-9A-Za-z.])\d{1,3}(?:\.\d{1,3}){3}(?![0-9A-Za-z]|\.\d)")
 _IPV6 = re.compile(r"(?<![0-9A-Za-z:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![0-9A-Za-z:])")
 _SSN = re.compile(r"(?<![0-9A-Za-z-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![0-9A-Za-z-])")
@@ -125,7 +128,7 @@ def _matches(pattern: re.Pattern[str]) -> Callable[[str], Iterator[tuple[int, in
 def _cards(text: str) -> Iterator[tuple[int, int]]:
     for match in _CARD.finditer(text):
         digits = re.sub(r"\D", "", match[0])
-        if _ISSUERS.match(digits) and _luhn(digits):
+        if _ISSUED.fullmatch(digits) and _luhn(digits):
             yield match.span()
 
 

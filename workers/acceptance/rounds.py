@@ -1,4 +1,4 @@
-"""A shard's items through the engine and the checks: both work at once, and what is asked again joins the rest.
+"""A shard's items through the engine and, of a job with rules, the checks, beside each other.
 
 The engine stays full: while an answer is checked, in a thread, the others are generated, and what has to be asked again
 is a further call beside those that run. So the time of the checks is hidden, as long as the engine is slower than they.
@@ -18,6 +18,21 @@ BATCH = 64
 """Answers that are checked at once, at most: a classifier is faster by the batch, and nobody waits long for one."""
 
 
+async def answer(items: TextItems, backend: Backend) -> None:
+    """Ask for every item of a shard, until each has ended.
+
+    Raises:
+        ModelError: the engine broke, or a classifier that a rule needs cannot be loaded.
+    """
+    if items.on_trial:
+        await Rounds(items, backend).run()
+        return
+    async with aclosing(backend.generate(items.requests)) as groups:
+        async for group in groups:
+            for result in group:
+                items.settle(result)
+
+
 class Rounds:
     """One shard's tries.
 
@@ -34,11 +49,7 @@ class Rounds:
         """Calls of the engine that have not ended."""
 
     async def run(self) -> None:
-        """Ask, check, and ask again, until every item has ended.
-
-        Raises:
-            ModelError: the engine broke, or a classifier that a rule needs cannot be loaded.
-        """
+        """Ask, check, and ask again, until every item has ended; raises as `answer` does."""
         try:
             async with asyncio.TaskGroup() as group:
                 self._ask(group, self._items.requests)

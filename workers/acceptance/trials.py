@@ -91,6 +91,8 @@ class Trials:
         self._checks = Checks(accept, classifiers)
         judges = [(name, rule.judge) for name, rule in zip(accept.names, accept.rules, strict=True) if rule.judge]
         self._judges = [Jury(name, judge, place) for place, (name, judge) in enumerate(judges)]
+        self._private = any(rule.pii is not None for rule in accept.rules)
+        """What does not fit a schema is told with what stands in it, and that may be what is not to be told."""
         self._parse = parse
         self._allowed = allowed
         self._trials: dict[int, _Trial] = {}
@@ -113,7 +115,8 @@ class Trials:
                 continue
             output = self._parse(result)
             if isinstance(output, ItemError):
-                verdicts[place] = Verdict("", (Problem(SCHEMA, output.message),))
+                message = "it does not fit the job's schema" if self._private else output.message
+                verdicts[place] = Verdict("", (Problem(SCHEMA, message),))
                 continue
             places.append(place)
             candidates.append(Candidate(trial.row, output))
