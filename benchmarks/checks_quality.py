@@ -10,8 +10,9 @@
 - time: milliseconds that each check adds to an item of 60 words; and by how much a shard takes longer with them, of an
   engine that is another device: it sleeps.
 
-Accounts of locales that faker has none of are German ones. Nothing here was used to tune a detector. Writes
-results/checks_quality.json and .md. Run as `python -m benchmarks.checks_quality [--count 200] [--names 40] [--seed 5]`.
+Accounts of locales that faker has none of are German ones. What texts of other seeds showed to be wrong was mended; the
+figures are of a seed whose texts nobody had looked at. Writes results/checks_quality.json and .md. Run as
+`python -m benchmarks.checks_quality [--count 200] [--names 40] [--seed 17]`.
 """
 
 from __future__ import annotations
@@ -318,7 +319,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="texts of each kind with a form, by locale")
     parser.add_argument("--names", type=int, default=40, help="texts of each kind without one, by locale")
-    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=17)
     args = parser.parse_args()
     classifiers = TextClassifiers()
     scores: dict[str, Score] = defaultdict(Score)

@@ -30,7 +30,6 @@ from faker import Faker
 from numpy.typing import NDArray
 
 from benchmarks.measuring import keep, machine, rows, said
-from models.text_vectors import TextVectors
 from workers.duplicates.accept_pass import Rejected, run
 from workers.duplicates.rules import DuplicateRules
 from workers.duplicates.signatures import SignatureCache
@@ -193,6 +192,9 @@ class StandIn:
     """In place of the encoder, whose vectors of so many texts take hours: mixtures of real ones, three to each text."""
 
     def __init__(self) -> None:
+        # It brings torch with it, which would count as the memory of those that do without.
+        from models.text_vectors import TextVectors  # noqa: PLC0415
+
         chance = random.Random(1)
         codes = TextVectors().codes([text_of(chance, "en_US", 10, 30) for _ in range(500)]).astype(np.float32)
         self._real = codes / np.linalg.norm(codes, axis=1, keepdims=True)

@@ -167,7 +167,12 @@ def measure(engine: str, data: Split, given: argparse.Namespace) -> dict[str, An
         if given.pages is not None:
             given.pages.mkdir(parents=True, exist_ok=True)
             (given.pages / f"{data.name}-{engine}.html").write_bytes(report.html())
-        figures = {**told(report), "fit_seconds": round(fitting, 1), "rows_per_second": round(rate)}
+        figures = {
+            **told(report),
+            "minutes": given.minutes,
+            "fit_seconds": round(fitting, 1),
+            "rows_per_second": round(rate),
+        }
         return {**figures, **(by_qa(files, kinds, folder) if given.qa else {})}
 
 
@@ -252,9 +257,11 @@ def table(figures: dict[str, Any]) -> str:
         f"{one['columns']} columns; utility by {next(iter(one['engines'].values()))['utility_measure']}\n"
         for name, one in figures["tables"].items()
     )
+    budgets = sorted({one["minutes"] for engines in figures["tables"].values() for one in engines["engines"].values()})
     where = f"{figures['machine']['cores']} cores ({figures['machine']['processor']})"
+    minutes = " or ".join(f"{one:g}" for one in budgets)
     return (
-        f"At most {figures['minutes']:g} minutes a fit; {where}; load {figures['machine']['load_before']:.1f} before. "
+        f"At most {minutes} minutes a fit; {where}; load {figures['machine']['load_before']:.1f} before. "
         "`bare` is mostlyai-engine by its own interface. What the columns mean: benchmarks/table_engines.py.\n\n"
         f"{rows(head, body)}\n{about}"
     )
@@ -289,7 +296,7 @@ def main() -> None:
     options.add_argument("--afresh", action="store_true", help="drop what earlier calls measured")
     given = options.parse_args()
     found = {} if given.afresh else earlier()
-    figures: dict[str, Any] = {"machine": machine(), "minutes": given.minutes, "seed": given.seed, "tables": found}
+    figures: dict[str, Any] = {"machine": machine(), "seed": given.seed, "tables": found}
     for name in given.tables:
         data = split(name, given.rows, given.seed)
         measured = found.get(name, {}).get("engines", {})

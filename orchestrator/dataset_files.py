@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from orchestrator.dataset_splits import Splits
-from workers.template_budget import text_of
 
 ROWS_PER_GROUP = 5_000
 ROWS_PER_FILE = 500_000
@@ -186,4 +185,4 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array[Any]:  # any JS
 
 
 def _text(value: JsonValue) -> str:
-    return text_of(value) if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

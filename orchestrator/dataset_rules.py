@@ -8,7 +8,7 @@ from orchestrator.accept_spec import check_accept_rules, refuse_unknown_fields
 from orchestrator.dataset_spec import DatasetFields
 from orchestrator.spec_error import SpecError, choices
 from workers.acceptance.rules import Accept
-from workers.columns.rules import RuleUseError, rule_columns
+from workers.columns.rule_places import RuleUseError, column_of, rule_columns
 
 
 def check_dataset_rules(
@@ -34,7 +34,7 @@ def check_dataset_rules(
         raise SpecError(f"{param}: {error.message}", param=param) from error
     subjects = list(dict.fromkeys((*fields.given(grid), *(fields.columns or ()))))
     for place, rule in enumerate(accept.rules):
-        head = None if rule.field is None else rule.field.partition(".")[0]
+        head = column_of(rule)
         if head is not None and head not in subjects:
             param = f"accept.rules[{place}].field"
             raise SpecError(f"{param}: there is no column {head!r}; {choices(head, subjects)}", param=param)

@@ -150,7 +150,7 @@ def _work(job: JobRow, what: str, number: int, parts: str) -> Work:
             model=own.model,
             target=passes.target,
             gate=passes.gate,
-            table=own.table is not None,
+            table=own.table,
         )
     none: dict[str, Any] = {"messages": (), "sampling": {}}
     return Work(model=DATASET_ENGINE, engine=DATASET_ENGINE, seed=own.seed, pass_over=over, report=report, **none)

@@ -265,7 +265,7 @@ class ReportWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The column that others are to predict; None takes one that will do."""
     gate: dict[str, float] = {}
     """What the dataset must reach: see `workers.dataset_report`."""
-    table: bool = False
+    table: TableWork | None = None
 
 
 class Redo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.errors import FailureKind, ModelError
@@ -60,7 +62,7 @@ async def describe(
         ModelError: there is nothing to describe.
         StoreError: the store failed.
     """
-    if work.table:
+    if work.table is not None:
         dataset = await _table(work, parts, folder, fetch, store)
     else:
         dataset = await _texts(parts, folder, fetch)
@@ -76,7 +78,7 @@ async def describe(
             name=work.name,
         )
         held = check_gate(report, Gate.model_validate(work.gate))
-        return Described(html=report.html(), json=report.json(), figures=_telling(report), held=held)
+        return Described(html=report.html(held), json=report.json(), figures=_telling(report), held=held)
 
     try:
         return await asyncio.to_thread(make)
@@ -92,6 +94,11 @@ async def _table(work: ReportWork, parts: Sequence[PartOf], folder: Path, fetch:
     if model is None or version is None:
         raise ModelError(FailureKind.MODEL, "model_missing", f"the model {work.model} is not in the store any more")
     train, holdout = await _source(version[1], folder, fetch)
+    if train is not None and work.table is not None and work.table.where:
+        where = work.table.where
+        train, holdout = await asyncio.to_thread(
+            lambda: (_like(train, where), None if holdout is None else _like(holdout, where))
+        )
     return _Dataset(files, {column.name: column.kind for column in model.columns}, train, holdout)
 
 
@@ -145,6 +152,20 @@ async def _source(job: str, folder: Path, fetch: Fetch) -> tuple[Path | None, Pa
         except MissingObjectError:
             found.append(None)
     return found[0], found[1] if found[0] is not None else None
+
+
+def _like(path: Path, where: Mapping[str, Any]) -> Path | None:
+    """The rows of a source that are as a job asks for all of its rows; None where there are none of them."""
+    table = pq.read_table(path)
+    for name, value in where.items():
+        column = table[name]
+        table = table.filter(
+            pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value).cast(column.type))
+        )
+    if not table.num_rows:
+        return None
+    pq.write_table(table, path)
+    return path
 
 
 def _telling(report: Report) -> dict[str, float]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib.numpy_pickle import NumpyUnpickler  # type: ignore[import-untyped]  # the package has no annotations
+from joblib.numpy_pickle import NumpyUnpickler
 from numpy.typing import NDArray
 
 from models.errors import FailureKind, ModelError

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from models.tabular.columns import Column, Values, plain_table, table_schema
 from models.tabular.fresh import FreshKeys, FreshTexts, learn_fresh, make_fresh
@@ -45,15 +44,6 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.codes)
-
-    def take(self, places: NDArray[np.int64]) -> Rows:
-        """The rows at these places."""
-        return Rows(self.codes[places], self.scalars[places])
-
-    @staticmethod
-    def together(parts: Sequence[Rows]) -> Rows:
-        """All rows of the parts."""
-        return Rows(np.concatenate([one.codes for one in parts]), np.concatenate([one.scalars for one in parts]))
 
 
 class TableEncoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,11 +100,6 @@ class TableEncoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             else:
                 arrays.append(self._modelled(code, column, rows, places[column.name]))
         return pa.Table.from_arrays(arrays, schema=table_schema(self.columns))
-
-    def decode_column(self, name: str, rows: Rows) -> Values:
-        """One column that is modelled."""
-        [at] = [place for place, column in enumerate(self.columns) if column.name == name]
-        return self._modelled(self.codes[at], self.columns[at], rows, self.head_places()[name])
 
     @staticmethod
     def _modelled(code: ColumnCode, column: Column, rows: Rows, place: int) -> Values:

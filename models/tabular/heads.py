@@ -36,7 +36,7 @@ MOST_POINTS: Final = 5
 POINT_SHARE: Final = 0.1
 """The share of rows from which a single number is a mode of its own."""
 LEAST_WEIGHT: Final = 0.005
-"""A mode of less weight is left out."""
+"""A mode of less weight, or of fewer than `LEAST` rows, is left out."""
 FITTED_ROWS: Final = 10_000
 """Rows, drawn at random, that modes are found from."""
 REACH: Final = 4.0
@@ -256,7 +256,8 @@ def _mixture(numbers: NDArray[np.float64], seed: int) -> tuple[tuple[float, ...]
         # Modes that are nearly found serve as well.
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(((chosen - centre) / spread)[:, None])
-    order = [at for at in np.argsort(mixture.means_[:, 0]) if mixture.weights_[at] >= LEAST_WEIGHT]
+    least = min(max(LEAST_WEIGHT, LEAST / len(chosen)), mixture.weights_.max())
+    order = [at for at in np.argsort(mixture.means_[:, 0]) if mixture.weights_[at] >= least]
     return (
         tuple(float(centre + spread * mixture.means_[at, 0]) for at in order),
         tuple(float(spread * np.sqrt(mixture.covariances_[at, 0, 0])) for at in order),
@@ -271,5 +272,5 @@ def _counted(values: Values) -> tuple[Values, Values]:
 
 
 def _floats(values: Values) -> NDArray[np.float64]:
-    numbers: NDArray[np.float64] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    numbers: NDArray[np.float64] = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return numbers

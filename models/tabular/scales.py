@@ -19,6 +19,10 @@ from models.tabular.columns import Column, Values
 
 MOST_DECIMALS: Final = 9
 """Fractions with more decimals than these are not rounded."""
+LARGEST: Final = 2**61
+"""Beyond it whole numbers are taken as they are, and lose their last digits."""
+ROUND_STEPS: Final = 2**40
+"""Offsets are multiples of so many steps, but for what is left of a step."""
 ROUND_SHARE: Final = 0.98
 """The share of different numbers that must have so few decimals for all to be made with so few."""
 
@@ -38,7 +42,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if self.whole:
             counts = (_counts(values, column).fill_null(0).to_numpy() - self.offset) / self.step
         else:
-            counts = values.cast(pa.float64()).to_numpy(zero_copy_only=False).copy()
+            counts = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).copy()
         numbers: NDArray[np.float64] = counts.astype(np.float64)
         numbers[is_missing(values) | ~np.isfinite(numbers)] = np.nan
         return numbers
@@ -64,9 +68,14 @@ def find_scale(values: Values, column: Column) -> Scale:
         counts = pc.unique(_counts(values, column).drop_null()).to_numpy()
         if not len(counts):
             return Scale(whole=True)
-        offset = int(counts.min())
-        return Scale(whole=True, offset=offset, step=int(np.gcd.reduce(counts - offset)) or 1)
-    numbers = pc.unique(values.drop_null()).cast(pa.float64()).to_numpy()
+        lowest = int(counts.min())
+        if max(-lowest, int(counts.max())) > LARGEST:
+            return Scale(whole=False, decimals=0)
+        step = int(np.gcd.reduce(counts - lowest)) or 1
+        # Rounded far down, as the lowest value is somebody's; exact in a float64 for all that.
+        coarse = step * min(ROUND_STEPS, LARGEST // step)
+        return Scale(whole=True, offset=lowest - (lowest - lowest % step) % coarse, step=step)
+    numbers = pc.unique(values.drop_null()).cast(pa.float64(), safe=False).to_numpy()
     return Scale(whole=False, decimals=_decimals(numbers[np.isfinite(numbers)], column))
 
 

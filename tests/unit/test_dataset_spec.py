@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.previewing import first_items, print_previews
 from orchestrator.dataset_samples import about, drawn
 from orchestrator.jobfile import load_job_file
 from orchestrator.planning import plan_here
@@ -201,3 +202,20 @@ def test_the_examples_are_plans(name: str) -> None:
     summary = plan_here(spec)
     assert spec.kind == "dataset"
     assert summary.items >= 10
+
+
+def test_a_preview_makes_the_first_rows_as_the_job_would(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = parse_job({**GOOD, "source": {"count": 8, "grid": {"tone": ["warm", "bold"]}}})
+    small, prompts = first_items(spec, 3)
+    assert small.output == ("tone", *COLUMNS)
+    assert prompts == [[], [], []]
+    items = small.source.items or []
+    assert [(item["index"], item["tone"]) for item in items] == [(0, "warm"), (0, "bold"), (1, "warm")]
+    whole = [{"index": index // 2, "tone": ["warm", "bold"][index % 2]} for index in range(8)]
+    assert drawn(small, small.seed, items) == drawn(spec, spec.seed, whole)[:3]
+    check_static(small, NOW)
+    plan_here(small)
+    print_previews([{"index": 0, "status": "ok", "output": {"tone": "warm", "score": 4}}], prompts, as_rows=True)
+    shown = capsys.readouterr().out
+    assert "tone: warm" in shown
+    assert "score: 4" in shown

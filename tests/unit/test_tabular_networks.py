@@ -86,14 +86,15 @@ def model(family: FamilyName, tmp_path_factory: pytest.TempPathFactory) -> Table
     """Fitted well enough to know who earns what."""
     folder = tmp_path_factory.mktemp(family)
     options = {**TINY[family], "widths": [64], **({"judged_every": 100} if family == "tabular-vae" else {})}
-    fit(family, folder, steps=500, batch_size=128, learning_rate=3e-3, average=0.99, options=options)
+    fit(family, folder, steps=400, batch_size=128, learning_rate=3e-3, average=0.99, options=options)
     return open_table_model(folder)
 
 
-@pytest.fixture
-def untrained(family: FamilyName, tmp_path: Path) -> TableModel:
-    fit(family, tmp_path, steps=1)
-    return open_table_model(tmp_path)
+@pytest.fixture(scope="module")
+def untrained(family: FamilyName, tmp_path_factory: pytest.TempPathFactory) -> TableModel:
+    folder = tmp_path_factory.mktemp(f"{family}-untrained")
+    fit(family, folder, steps=1)
+    return open_table_model(folder)
 
 
 def test_files_are_a_whole_model(family: FamilyName, tmp_path: Path) -> None:

@@ -14,18 +14,9 @@ import msgspec
 from models.text_classifiers import TextClassifiers
 from workers.acceptance.checks import Candidate, Checks, Problem
 from workers.acceptance.rules import Accept, Rule
-from workers.acceptance.templates import check_rules
 from workers.columns.kinds import ColumnSpec
+from workers.columns.rule_places import column_of, rule_columns
 from workers.contracts import Row
-
-
-class RuleUseError(ValueError):
-    """A rule cannot be used in a dataset as it stands; the message says why, `rule` is its place from 0."""
-
-    def __init__(self, message: str, rule: int) -> None:
-        super().__init__(message)
-        self.message = message
-        self.rule = rule
 
 
 class RowVerdict(msgspec.Struct, frozen=True):
@@ -41,44 +32,6 @@ class RowVerdict(msgspec.Struct, frozen=True):
 
 
 ACCEPTED = RowVerdict()
-
-
-def rule_columns(accept: Accept, order: Sequence[str]) -> list[str | None]:
-    """By rule, the column with which it is looked at; None of one that is about the whole row.
-
-    Args:
-        accept: The rules.
-        order: The plan's columns, in order.
-
-    Raises:
-        RuleUseError: a rule cannot be used in a dataset.
-        RuleError: a rule cannot be checked at all.
-    """
-    found: list[str | None] = []
-    for place, rule in enumerate(accept.rules):
-        if rule.judge is not None:
-            raise RuleUseError(
-                "of a dataset, a judge is a column: columns: {score: {judge: …}}, and the rule "
-                '{field: score, expression: "output >= 4"}',
-                place,
-            )
-        if rule.numbers == "row" and rule.field is None:
-            raise RuleUseError("numbers needs a field, the column whose numbers must be in the others", place)
-        head = _head(rule)
-        if head is None:
-            found.append(None)
-            continue
-        if head not in order:
-            found.append(None)  # a field of the source
-            continue
-        alone = Accept(rules=(rule,))
-        needed = [head, *(name for name in check_rules(alone, structured=True) if name in order)]
-        found.append(max(needed, key=order.index))
-    return found
-
-
-def _head(rule: Rule) -> str | None:
-    return None if rule.field is None else rule.field.partition(".")[0]
 
 
 class RowRules:
@@ -108,7 +61,7 @@ class RowRules:
             return
         order = list(columns)
         named = [rule.model_copy(update={"name": name}) for name, rule in zip(accept.names, accept.rules, strict=True)]
-        self._about = {str(rule.name): _head(rule) for rule in named}
+        self._about = {str(rule.name): column_of(rule) for rule in named}
         by_column: dict[str | None, list[Rule]] = {}
         for rule, column in zip(named, rule_columns(accept, order), strict=True):
             by_column.setdefault(column, []).append(rule)

@@ -18,10 +18,12 @@ from itertools import accumulate
 from statistics import NormalDist
 from typing import TypeAlias, TypeVar
 
+import msgspec
 from pydantic import JsonValue
 
-from workers.columns.kinds import ColumnSpec, Dates, Number, Scalar, Subset, Weighted
+from workers.columns.kinds import ColumnSpec, Dates, Number, Subset
 from workers.columns.people import address_of, person_of
+from workers.columns.weighted import Scalar, Weighted
 from workers.contracts import Row
 from workers.prompts import PromptError, missing_text
 from workers.template_budget import text_of
@@ -31,19 +33,15 @@ _STEPS = 1 << 53
 Value = TypeVar("Value")
 
 
-class Place:
-    """Which value is drawn: of which row, in which of its draws.
+class Place(msgspec.Struct, frozen=True, gc=False):
+    """Which value is drawn: of which row, in which of its draws."""
 
-    Args:
-        seed: The job's.
-        index: The row's, among all items of the job.
-        draw: 1 for the row as it is first drawn; each time that it is drawn anew one more.
-    """
-
-    def __init__(self, seed: int, index: int, draw: int = 1) -> None:
-        self.seed = seed
-        self.index = index
-        self.draw = draw
+    seed: int
+    """The job's."""
+    index: int
+    """The row's, among all items of the job."""
+    draw: int = 1
+    """1 for the row as it is first drawn; each time that it is drawn anew one more."""
 
     def number(self, column: str, what: str = "") -> int:
         """63 bits for a column; `what` tells several of one column apart."""
