@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from models.backends.transformers import TransformersBackend
 from orchestrator.cli.text import describe
 from orchestrator.client import ApiError
 from orchestrator.settings import Settings
+from orchestrator.spec import parse_job
 from tests.support.parrot import SEED, Parrot
 from tests.support.studio import Studio
+from tests.support.text_models import save_chat_model
+from workers.contracts import CountRange, ShardTask
+from workers.execute import Execution
+from workers.store_folder import FolderStore
 
 RULES = [
     {"required": ["please"]},
@@ -107,3 +114,31 @@ def test_a_field_that_no_row_has_ends_the_job_before_it_runs(studio: Studio) -> 
     assert job.error is not None
     assert "accept.rules[0] names the field 'nmae'" in job.error.message
     assert "did you mean 'name'?" in job.error.message
+
+
+async def test_a_language_model_is_asked_again_and_judges_beside_the_rest(tmp_path: Path) -> None:
+    backend = TransformersBackend(str(save_chat_model(tmp_path / "model", context=512)), cache_dir=tmp_path)
+    info = await backend.load()
+    rules = [{"expression": "index % 2 == 0"}, {"judge": {"prompt": "{{ output }}", "min": 1}}]
+    work = parse_job(
+        {
+            "model": str(tmp_path / "model"),
+            "prompt": "Item {{ index }}",
+            "source": {"count": 4},
+            "sampling": {"max_tokens": 4},
+            "accept": {"rules": rules, "repairs": 1, "draws": 1},
+        }
+    ).work(None)
+    source = CountRange(start=0, count=4)
+    task = ShardTask(job="j", shard=0, token=1, first=0, count=4, source=source, work=work)
+    store = FolderStore(tmp_path / "store")
+    execution = Execution(task, "E", store)
+    execution.granted.set()
+    try:
+        part = await execution.run(backend, info)
+    finally:
+        await backend.close()
+    made = [orjson.loads(line) for line in store.get(part.key).splitlines()]
+    assert [record["status"] for record in made] == ["ok", "failed", "ok", "failed"]
+    assert all(1 <= made[index]["checks"]["scores"]["judge"] <= 5 for index in (0, 2))
+    assert [made[index]["checks"]["tries"] for index in (1, 3)] == [3, 3]

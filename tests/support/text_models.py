@@ -20,7 +20,7 @@ TEMPLATE = (
 CONTEXT = 256
 
 
-def save_chat_model(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
+def save_chat_model(folder: Path, *, seed: int = 0, width: int = 32, context: int = CONTEXT) -> Path:
     """A whole model in a folder."""
     words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<s>", "<u>", "<a>", "<e>"]
     tokenizer = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[]))
@@ -39,7 +39,7 @@ def save_chat_model(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         bos_token_id=None,
         eos_token_id=words.index("<e>"),
         pad_token_id=words.index("<e>"),
