@@ -42,8 +42,8 @@ LOCALES = ("en_US", "de_DE", "zh_CN")
 RULES = {
     "exact": DuplicateRules(minhash=None, embedding=None),
     "exact, minhash 0.85": DuplicateRules(embedding=None),
-    "exact, embedding 0.95": DuplicateRules(minhash=None),
-    "exact, minhash 0.85, embedding 0.95": DuplicateRules(),
+    "exact, embedding 0.95": DuplicateRules(minhash=None, embedding=0.95),
+    "exact, minhash 0.85, embedding 0.95": DuplicateRules(embedding=0.95),
 }
 NOTHING = np.empty(0, np.int64)
 

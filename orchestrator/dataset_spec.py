@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from models.spec import Message
+from models.spec import Message, Sampling
 from orchestrator.flow_spec import example
 from orchestrator.spec_error import SpecError, choices
 from workers.columns.kinds import ADDRESS_FIELDS, ASKING, PERSON_FIELDS, ColumnSpec
@@ -173,6 +173,15 @@ def _check_split(fields: DatasetFields, given: Collection[str]) -> None:
     if fields.split_by is not None and fields.split_by not in given:
         right = choices(fields.split_by, given)
         raise ValueError(f"split_by names {fields.split_by!r}, which is no column of the rows that are given; {right}")
+
+
+def check_lengths(fields: DatasetFields, sampling: Sampling) -> None:
+    """Raise ValueError where a text would have to be longer than it may be."""
+    for name, spec in (fields.columns or {}).items():
+        most = spec.most_tokens(sampling.max_tokens)
+        if spec.model is not None and sampling.min_tokens > most:
+            place = "sampling.max_tokens" if spec.model.max_tokens is None else f"columns.{name}.model.max_tokens"
+            raise ValueError(f"{place} is {most}, below sampling.min_tokens, {sampling.min_tokens}")
 
 
 def check_plan(fields: DatasetFields) -> None:

@@ -11,7 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from models.spec import EchoOptions, JsonSchema, Message, Role, Sampling
 from orchestrator.accept_spec import AcceptFields, check_accept
 from orchestrator.audio_spec import AudioFields, refuse_audio_fields
-from orchestrator.dataset_spec import INDEX, DatasetFields, asks_model, check_dataset, refuse_dataset_fields
+from orchestrator.dataset_spec import (
+    INDEX,
+    DatasetFields,
+    asks_model,
+    check_dataset,
+    check_lengths,
+    refuse_dataset_fields,
+)
 from orchestrator.findings import Passes
 from orchestrator.flow_spec import check_flow, with_sources
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
@@ -202,6 +209,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
         self._refuse("prompt", "messages", "system", "output_schema", what="for each column of a dataset")
         self._refuse("n", "max_tokens_field")
         check_dataset(self, model=self.model, grid=self.source.grid or {}, known=self.known_fields)
+        check_lengths(self, self.sampling)
 
     def _check_training_job(self) -> None:
         refuse_image_fields(self, self.kind)

@@ -156,7 +156,7 @@ class DatasetItems(ShardItems):
                 seed=row.place.number(column.name, f"try {row.tries}"),
                 schema=column.schema,
                 options=self._options,
-                adapter=self._adapter,
+                adapter=self._adapter if column.judge is None else None,  # the model as it is judges what it has become
             )
         )
 

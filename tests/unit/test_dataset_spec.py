@@ -85,6 +85,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         changed(text={"model": {"prompt": "x", "schema": {"type": "array"}}}),
         "columns.text.model.schema: the output must be an object",
     ),
+    "texts that cannot be so long": (
+        {"sampling": {"min_tokens": 101}},
+        "columns.text.model.max_tokens is 100, below sampling.min_tokens, 101",
+    ),
     "an unknown output": (
         {"output": ["text", "pric"]},
         "output names 'pric', and there is no column of this name; did",

@@ -144,7 +144,7 @@ def test_the_outcome_is_that_of_comparing_all(
     assert _passed(texts, chosen, cuts=cuts, fixed=kept, block=block) == _by_hand(texts, chosen, kept)
 
 
-@pytest.mark.parametrize("rules", [DuplicateRules(), DuplicateRules(minhash=None, embedding=0.9)])
+@pytest.mark.parametrize("rules", [DuplicateRules(embedding=0.95), DuplicateRules(minhash=None, embedding=0.9)])
 def test_the_outcome_with_vectors_is_that_of_comparing_all(rules: DuplicateRules) -> None:
     texts = _chain(40, 4)
     expected = _by_hand(texts, rules, [30, 60])
@@ -245,7 +245,7 @@ class _Scattered:
 
 
 def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
-    rules = DuplicateRules()
+    rules = DuplicateRules(embedding=0.95)
     chance = random.Random(8)
 
     def peak(count: int) -> int:
@@ -275,4 +275,4 @@ def test_parts_out_of_order_are_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_is_rejected_of_nothing() -> None:
-    assert _passed([], DuplicateRules()) == []
+    assert _passed([], DuplicateRules(embedding=0.95)) == []

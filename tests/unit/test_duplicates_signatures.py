@@ -199,4 +199,4 @@ def test_rules_say_what_is_wrong() -> None:
         DuplicateRules(exact=False, minhash=None, embedding=None)
     with pytest.raises(ValueError, match=r"greater than or equal to 0\.7"):
         DuplicateRules(minhash=0.3)
-    assert DuplicateRules(minhash=None).names == ("exact", "embedding")
+    assert DuplicateRules(minhash=None, embedding=0.95).names == ("exact", "embedding")

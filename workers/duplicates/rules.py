@@ -25,8 +25,9 @@ class DuplicateRules(BaseModel):
     """The same text but for case, white space and the forms of letters that Unicode takes to be the same (NFKC)."""
     minhash: Annotated[float | None, Field(ge=LOWEST_MINHASH, le=1)] = 0.85
     """From this share of common pieces of text on (Jaccard, of runs of 4 letters, or 2 where words have no spaces)."""
-    embedding: Annotated[float | None, Field(ge=LOWEST_EMBEDDING, le=1)] = 0.95
-    """From this cosine of the two sentence vectors on. Costs about 2 ms of a core for each sentence."""
+    embedding: Annotated[float | None, Field(ge=LOWEST_EMBEDDING, le=1)] = None
+    """From this cosine of the two sentence vectors on. Costs some 4 ms of a core for each
+    text, and so is asked for."""
     against: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=100)] = ()
     """Earlier jobs whose texts count as well, by id."""
 
