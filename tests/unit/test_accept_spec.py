@@ -71,7 +71,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "accept.draws",
         "set draws: 0, or a temperature",
     ),
-    "no rules": ({"accept": {"rules": []}}, "accept.rules", "is empty"),
+    "no rules": ({"accept": {"rules": []}}, "accept", "has neither rules nor duplicates"),
     "a misspelt rule": ({"accept": {"rules": [{"word": [1, 2]}]}}, "accept.rules[0].word", "did you mean 'words'?"),
     "too many repairs": ({"accept": {"rules": RULES, "repairs": 9}}, "accept.repairs", "at most 5"),
     "a kind of no rule": (

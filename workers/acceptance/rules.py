@@ -133,7 +133,7 @@ class Accept(BaseModel):
     @model_validator(mode="after")
     def _has_something(self) -> Self:
         if not self.rules and self.duplicates is None:
-            raise ValueError("accept has neither rules nor duplicates; give one of them")
+            raise ValueError("has neither rules nor duplicates; give one of them")
         if self.duplicates is None and "rounds" in self.model_fields_set:
             raise ValueError("rounds is for duplicates, and there are none")
         return self
