@@ -9,14 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import orjson
+
 from orchestrator.cli.following import output_texts, row_texts
 from orchestrator.cli.output import stdout
+from orchestrator.client import Client
 from orchestrator.flow_spec import node_specs
 from orchestrator.image_spec import with_absolute_paths
 from orchestrator.jobfile import is_local
 from orchestrator.planning import PlannedShard, Staging, plan
 from orchestrator.source_files import SourceFile, open_local, open_source
 from orchestrator.spec import JobSpec, Source
+from orchestrator.views import JobView
 from workers.contracts import Row, SourceRange
 from workers.prompts import PromptTemplate
 from workers.sources import read_rows
@@ -40,6 +44,31 @@ def store_of(planned: SourceRange, source: SourceFile | None, staging: Staging) 
     """Where the rows of a planned range are: in the job's own file, or in a copy that planning made."""
     uri = getattr(planned, "uri", STAGED)
     return staging.store if source is None or uri.startswith(STAGED) else source.store
+
+
+def some_rows(spec: JobSpec, count: int) -> JobSpec:
+    """A job of `count` rows of a table, by the same rules: rows such as the whole table will have."""
+    if spec.table is None:
+        raise AssertionError("the job samples no table")
+    return spec.model_copy(
+        update={
+            "name": f"{spec.name} (preview)"[:200],
+            "table": spec.table.model_copy(update={"rows": count}),
+            "source": Source(count=1),
+            "report": False,
+            "priority": "urgent",
+            "deadline": None,
+            "metadata": {**spec.metadata, "nightmill.preview": "true"},
+        }
+    )
+
+
+def table_records(client: Client, job: JobView) -> list[dict[str, Any]]:  # records: any JSON
+    """The rows of a small table as records to be shown, or what became of them."""
+    if not job.rows:
+        return client.results(job.id).data
+    lines = b"".join(client.content(job.id, "jsonl")).splitlines()
+    return [{"index": number, "status": "ok", "output": orjson.loads(line)} for number, line in enumerate(lines)]
 
 
 class _EnoughRead(Exception):  # noqa: N818 - no error: the way out of planning once the first shards are there
@@ -139,7 +168,7 @@ def print_previews(
             foot = f"seed {record['seed']}, {record['reproducible']}"
         if "audio" in record:
             foot = f"{record['audio'][0]['seconds']:.1f} s, {record['reproducible']}"
-        if "nodes" in record:
+        if "nodes" in record or (as_rows and not usage):
             foot = str(record["status"])
         title = f"item {record['index']}{f' · {given}' if given else ''}"
         console.print(

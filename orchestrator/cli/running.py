@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -138,7 +138,7 @@ def preview(
 ) -> None:
     """Run the first few items for real, and show prompts and outputs."""
     from orchestrator.cli.following import Ending, conclude, exit_code, follow
-    from orchestrator.cli.previewing import first_items, print_previews
+    from orchestrator.cli.previewing import first_items, print_previews, some_rows, table_records
     from orchestrator.cli.progress import display
     from orchestrator.cli.reach import any_service, settings_for
     from orchestrator.cli.saving import save_job
@@ -148,7 +148,8 @@ def preview(
     if spec.kind == "train":
         message = "a training has no items to show beforehand; try a few steps: --set training.steps=20"
         raise CommandError(message, BAD_INPUT)
-    small, prompts = first_items(spec, count)
+    is_table = spec.kind == "tabular"
+    small, prompts = (some_rows(spec, count), [[] for _ in range(count)]) if is_table else first_items(spec, count)
     progress = ExitStack()
     shown = progress.enter_context(display(stderr()))
     with progress, any_service(settings, shown.phase) as service:
@@ -160,12 +161,16 @@ def preview(
             if submission.job is not None:
                 service.client.act(submission.job.id, "cancel")
             raise
-        records = service.client.results(job.id, limit=count).data if job.items else []
+        records: list[dict[str, Any]] = []
+        if is_table:
+            records = table_records(service.client, job)
+        elif job.items:
+            records = service.client.results(job.id, limit=count).data
         progress.close()
         if as_json:
             print_json([{**record, "messages": asked} for record, asked in zip(records, prompts, strict=False)])
         else:
-            print_previews(records, prompts, as_rows=spec.kind == "dataset")
+            print_previews(records, prompts, as_rows=spec.kind in {"dataset", "tabular"})
         if job.images or job.sounds or job.nodes:
             folder = out or Path(tempfile.gettempdir()) / f"nightmill-preview-{job.id}"
             what = "listened to" if job.sounds else "looked at"
