@@ -52,6 +52,7 @@ def test_a_table_whose_sampling_is_killed_is_the_same_to_the_byte(tmp_path: Path
         assert listed["kind"] == "table"
 
         job.write_text(json.dumps(SAMPLE))
+        assert nightmill.run("preview", job, "--n", "2").count("minutes:") == 2
         submitted = nightmill.run("submit", job).strip()
         tables = tmp_path / "data" / "store" / "jobs" / submitted / "table"
         eventually(lambda: any(tables.glob("*/*.parquet")), within=180, what="a block of rows")
