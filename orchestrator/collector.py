@@ -44,7 +44,7 @@ from orchestrator.lifecycle import JOB_TERMINAL, JobStatus
 from orchestrator.manifest import mend_manifest
 from orchestrator.model_catalog import sweep_training
 from orchestrator.tables import Job, Shard
-from workers.contracts import parts_prefix
+from workers.keys import parts_prefix
 from workers.store import ObjectStore, delete_prefix, listed
 
 logger = logging.getLogger(__name__)

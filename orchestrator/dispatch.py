@@ -31,7 +31,8 @@ from orchestrator.speeds import (
     slowest_running,
 )
 from orchestrator.tables import Execution, Job, Shard
-from workers.contracts import Redo, ShardTask, SourceRange, Work, part_key
+from workers.contracts import Redo, ShardTask, SourceRange, Work
+from workers.keys import part_key
 
 JOBS_AT_ONCE = 10_000
 """Jobs looked at in one round, the oldest; the others have their turn when some of these have nothing left to offer."""

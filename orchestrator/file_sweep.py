@@ -23,7 +23,7 @@ from sqlalchemy import Engine, Select, func, select
 from orchestrator import database
 from orchestrator.lifecycle import JOB_TERMINAL, JobStatus
 from orchestrator.tables import Job, Shard
-from workers.contracts import audio_prefix, images_prefix, tables_prefix
+from workers.keys import audio_prefix, images_prefix, tables_prefix
 from workers.store import MissingObjectError, ObjectStore
 
 _TERMINAL = [status.value for status in sorted(JOB_TERMINAL)]

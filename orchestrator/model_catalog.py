@@ -20,7 +20,7 @@ from models.training_run import TRAINED_NAME, VERSION
 from orchestrator import database
 from orchestrator.lifecycle import JobStatus
 from orchestrator.tables import Job, Shard
-from workers.contracts import checkpoints_prefix
+from workers.keys import checkpoints_prefix
 from workers.store import MissingObjectError, ObjectStore, delete_prefix
 from workers.trained_models import COMMIT, TrainedModel, listed_versions, publish, read_model, version_folder
 

@@ -31,7 +31,8 @@ from orchestrator.lifecycle import SHARD_OUTSTANDING, ShardStatus
 from orchestrator.safety_policy import NO_POLICY, SafetyPolicy
 from orchestrator.tables import Probe, Shard
 from workers.broker import BrokerError
-from workers.contracts import Part, ShardTask, part_key
+from workers.contracts import Part, ShardTask
+from workers.keys import part_key
 from workers.records import BrokenPartError, read_part
 from workers.store import MissingObjectError, ObjectStore
 

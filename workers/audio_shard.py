@@ -15,8 +15,8 @@ from contextlib import aclosing
 from models.audio import AudioRequest, AudioResult, Sound
 from models.backend import AudioBackend
 from workers.audio_items import AudioItems
-from workers.contracts import item_file_name
 from workers.item_files import THREADS, Write, first_error
+from workers.keys import item_file_name
 from workers.records import StoredAudio
 from workers.sound_files import CONTENT_TYPE, SUFFIX, encode_sound
 

@@ -20,7 +20,7 @@ import msgspec
 
 from models.errors import FailureKind, ModelError
 from models.training_run import SavedState
-from workers.contracts import checkpoints_prefix
+from workers.keys import checkpoints_prefix
 from workers.store import MissingObjectError, ObjectStore, StoreError
 
 logger = logging.getLogger(__name__)

@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 from models.errors import FailureKind, ModelError
 from models.tabular.columns import find_columns, plain_table
 from models.training_run import split_version
-from workers.contracts import ReportWork, source_tables_prefix
+from workers.contracts import ReportWork
 from workers.dataset_engine import PartOf
 from workers.dataset_report.figures import Report
 from workers.dataset_report.gate import Gate, check_gate
 from workers.dataset_report.report import EmptyDatasetError, make_report
+from workers.keys import source_tables_prefix
 from workers.store import MissingObjectError, ObjectStore
 from workers.table_blocks import Fetch, fetch_blocks
 from workers.trained_models import read_model

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from models.spec import ModelInfo
-from workers.contracts import passes_prefix
+from workers.keys import passes_prefix
 
 DATASET_ENGINE: Final = "datasets"
 """Model and engine of a pass and of a report."""

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from workers.contracts import PassWork, ReportWork, ShardTask, pass_folder
+from workers.contracts import PassWork, ReportWork, ShardTask
 from workers.dataset_engine import PartOf, decode_part_list
 from workers.item_files import Ask, Write
+from workers.keys import pass_folder
 from workers.records import Record, RejectedPart, StoredReport, Verdict, encode_record
 from workers.rejections import Rejection, Rejections, decode_rejections
 from workers.store import ObjectStore

@@ -27,24 +27,13 @@ from workers.acceptance.rounds import answer
 from workers.adapters import find_adapters
 from workers.audio_items import AudioItems
 from workers.audio_shard import AudioShard
-from workers.contracts import (
-    Counts,
-    Failure,
-    Part,
-    ShardTask,
-    Timings,
-    TrainWork,
-    audio_folder,
-    images_folder,
-    part_key,
-    partial_key,
-    table_folder,
-)
+from workers.contracts import Counts, Failure, Part, ShardTask, Timings, TrainWork
 from workers.conversations import converse
 from workers.dataset_items import DatasetItems
 from workers.engines import AnyBackend
 from workers.image_items import ImageItems
 from workers.image_shard import ImageShard, OpenCredentials
+from workers.keys import audio_folder, images_folder, part_key, partial_key, table_folder
 from workers.records import BrokenPartError, check_figures, describe_part, earlier_records, read_part
 from workers.rejections import judged, read_rejections
 from workers.screening import Screen

@@ -20,9 +20,9 @@ from models.backend import ImageBackend
 from models.images import Image, ImageRequest, ImageResult, Pixels
 from models.spec import EchoOptions, ItemError
 from workers.content_credentials import ContentCredentials
-from workers.contracts import item_file_name
 from workers.image_items import ImageAsk, ImageItems
 from workers.item_files import THREADS, Ask, Write, first_error
+from workers.keys import item_file_name
 from workers.picture_files import CONTENT_TYPES, SUFFIXES, encode_picture
 from workers.picture_sources import load_picture
 from workers.pictures import PictureError

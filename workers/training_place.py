@@ -18,7 +18,7 @@ import orjson
 
 from models.training_run import SavedState, TrainingNews
 from workers.checkpoints import StoredCheckpoints
-from workers.contracts import events_prefix, training_folder
+from workers.keys import events_prefix, training_folder
 from workers.store import ObjectStore, StoreError
 from workers.training_progress import TrainingProgress
 

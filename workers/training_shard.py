@@ -33,7 +33,8 @@ from models.training_run import (
     TrainingRequest,
 )
 from workers.checkpoints import StoredCheckpoints, earlier_executions
-from workers.contracts import Counts, FitWork, ShardTask, TrainWork, source_tables_prefix
+from workers.contracts import Counts, FitWork, ShardTask, TrainWork
+from workers.keys import source_tables_prefix
 from workers.records import Record, encode_record
 from workers.store import ObjectStore
 from workers.trained_models import CONTENT_TYPES, ModelFile, TrainedModel, execution_folder

@@ -19,7 +19,7 @@ from orchestrator.tables import Execution, Job, Shard
 from tests.chaos.stand import Stand
 from tests.chaos.workload import Workload
 from tests.support.eventually import eventually
-from workers.contracts import parts_prefix
+from workers.keys import parts_prefix
 from workers.store import MissingObjectError
 
 Found = TypeVar("Found")

@@ -42,7 +42,8 @@ from tests.support.shards import (
     shard_row,
     take,
 )
-from workers.contracts import ByteRange, Counts, Part, ShardTask, part_key, partial_key
+from workers.contracts import ByteRange, Counts, Part, ShardTask
+from workers.keys import part_key, partial_key
 from workers.records import describe_part
 from workers.store import ObjectStore, StoreError, open_store
 

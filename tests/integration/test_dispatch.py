@@ -33,7 +33,8 @@ from tests.support.shards import (
     take,
 )
 from workers.broker import BrokerError
-from workers.contracts import CountRange, Counts, ShardTask, Timings, part_key
+from workers.contracts import CountRange, Counts, ShardTask, Timings
+from workers.keys import part_key
 from workers.store import open_store
 
 

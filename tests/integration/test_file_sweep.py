@@ -17,7 +17,8 @@ from orchestrator.finalize import Finaliser
 from orchestrator.jobs import Jobs
 from tests.support.clocks import ManualClock
 from tests.support.shards import Outbox, apply, execution_id, failure, planned_job, report, shard_row, take
-from workers.contracts import Counts, Part, ShardTask, images_folder, part_key, partial_key
+from workers.contracts import Counts, Part, ShardTask
+from workers.keys import images_folder, part_key, partial_key
 from workers.records import Record, StoredImage, describe_part, earlier_records, encode_record
 from workers.store import ObjectStore, open_store
 

@@ -39,18 +39,8 @@ from orchestrator.tables import Execution, Shard
 from orchestrator.views import JobView
 from tests.support.clocks import ManualClock
 from tests.support.shards import Outbox, planned_job
-from workers.contracts import (
-    Counts,
-    Failure,
-    Part,
-    ReportEvent,
-    ShardReport,
-    ShardTask,
-    decode,
-    encode,
-    part_key,
-    partial_key,
-)
+from workers.contracts import Counts, Failure, Part, ReportEvent, ShardReport, ShardTask, decode, encode
+from workers.keys import part_key, partial_key
 from workers.records import BrokenPartError, describe_part, earlier_records, item_seed, read_part
 from workers.sources import read_rows
 from workers.store import MissingObjectError, ObjectStore, open_store

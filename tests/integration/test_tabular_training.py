@@ -21,8 +21,8 @@ from models.tabular.families import open_table_backend
 from orchestrator.settings import Settings
 from tests.support.shards import execution_id, failure
 from tests.support.workshop import DeadlyStore, KilledError, Workshop
-from workers.contracts import source_tables_prefix
 from workers.execute import Execution
+from workers.keys import source_tables_prefix
 from workers.trained_models import fetch_model
 
 ROWS = 200

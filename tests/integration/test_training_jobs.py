@@ -25,8 +25,8 @@ from orchestrator.settings import Settings
 from orchestrator.training_source import packed
 from tests.support.shards import execution_id, failure
 from tests.support.workshop import JOB, LATER, STEPS, DeadlyStore, KilledError, Workshop
-from workers.contracts import checkpoints_prefix
 from workers.execute import Execution
+from workers.keys import checkpoints_prefix
 from workers.trained_models import fetch_model, read_model
 
 

@@ -19,17 +19,8 @@ import pytest
 from models.errors import FailureKind
 from models.spec import Message
 from workers.broker import Hints, Publisher, make_celery
-from workers.contracts import (
-    REPORTS_QUEUE,
-    CountRange,
-    Directive,
-    ShardReport,
-    ShardTask,
-    Work,
-    decode,
-    part_key,
-    partial_key,
-)
+from workers.contracts import REPORTS_QUEUE, CountRange, Directive, ShardReport, ShardTask, Work, decode
+from workers.keys import part_key, partial_key
 from workers.records import read_part
 from workers.store import open_store
 

@@ -30,9 +30,8 @@ from workers.contracts import (
     Timings,
     decode,
     encode,
-    part_key,
-    partial_key,
 )
+from workers.keys import part_key, partial_key
 from workers.records import Record, describe_part, encode_record
 from workers.store import ObjectStore
 

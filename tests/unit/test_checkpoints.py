@@ -10,7 +10,7 @@ import pytest
 from models.errors import ModelError
 from models.training_run import SavedState
 from workers.checkpoints import COMMIT, TENSORS, StoredCheckpoints, earlier_executions
-from workers.contracts import part_key
+from workers.keys import part_key
 from workers.store import StoreError
 from workers.store_folder import FolderStore
 
