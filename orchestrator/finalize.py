@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, select
 from sqlalchemy.orm import aliased
@@ -154,7 +154,12 @@ def without_open_shards() -> Select[str]:
 def followed_jobs(engine: Engine) -> Sequence[passes.JobRow]:
     """Jobs of which nothing is open, and which a pass or a report follows."""
     with database.reading(engine) as connection:
-        return connection.execute(passes.due().where(~_has_open())).all()
+        return connection.execute(followed()).all()
+
+
+def followed() -> Select[*tuple[Any, ...]]:
+    """All columns of jobs of which nothing is open, and which a pass or a report follows."""
+    return passes.due().where(~_has_open())
 
 
 def close(engine: Engine, job_id: str) -> bool:

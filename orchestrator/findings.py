@@ -24,6 +24,11 @@ class Passes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """As it stands in SQL."""
         return msgspec.json.encode(self).decode()
 
+    def may_change(self, at: str | None) -> bool:
+        """Whether a record that is there may still be drawn again, or held back; `at` is how far the job is."""
+        judged = at in {"settled", "report", "over"}
+        return (self.rounds > 0 and not judged) or (bool(self.gate) and at != "over")
+
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What passes and the report have found."""

@@ -30,7 +30,7 @@ from orchestrator.views import JobError
 from workers.contracts import CountRange, Failure, PassWork, Redo, ReportWork, Work
 from workers.dataset_engine import DATASET_ENGINE, PartList, PartOf, part_list_key
 from workers.records import StoredReport, Verdict
-from workers.store import ObjectStore
+from workers.store import MissingObjectError, ObjectStore
 
 logger = logging.getLogger(__name__)
 PASS = "pass"  # noqa: S105 - no password
@@ -199,9 +199,10 @@ def _take_verdict(engine: Engine, store: ObjectStore, job: JobRow, now: float) -
     key = _ended(engine, job, PASS)
     if isinstance(key, JobError):
         return _fail(engine, job, key, now)
-    verdict = _left.decode(store.get(key)).verdict
-    if verdict is None:
-        raise AssertionError(f"{key} holds no verdict")
+    left = _read(store, key)
+    if left is None or left.verdict is None:
+        return _fail(engine, job, _lost(key), now)
+    verdict = left.verdict
     before = decode_findings(job.findings)
     last = job.pass_round >= decode_passes(job.passes).rounds
     findings = msgspec.structs.replace(
@@ -234,9 +235,10 @@ def _take_report(engine: Engine, store: ObjectStore, job: JobRow, now: float) ->
     key = _ended(engine, job, REPORT)
     if isinstance(key, JobError):
         return _fail(engine, job, key, now)
-    report = _left.decode(store.get(key)).report
-    if report is None:
-        raise AssertionError(f"{key} holds no report")
+    left = _read(store, key)
+    if left is None or left.report is None:
+        return _fail(engine, job, _lost(key), now)
+    report = left.report
     findings = msgspec.structs.replace(decode_findings(job.findings), report=report)
 
     def write(connection: Connection) -> bool:
@@ -249,6 +251,18 @@ def _take_report(engine: Engine, store: ObjectStore, job: JobRow, now: float) ->
         return True
 
     return database.write(engine, write)
+
+
+def _read(store: ObjectStore, key: str) -> _Left | None:
+    """What a pass or a report has left; None where the store lost it, which must not keep other jobs from their end."""
+    try:
+        return _left.decode(store.get(key))
+    except MissingObjectError:
+        return None
+
+
+def _lost(key: str) -> JobError:
+    return JobError("pass_lost", f"the store has lost {key}; retry the job")
 
 
 def _ended(engine: Engine, job: JobRow, what: str) -> str | JobError:

@@ -1,7 +1,8 @@
 """A job's records in item order, once each, while it runs and after.
 
 A finished job is not copied: its result file is its parts, read one after the other. While it runs, what can be read is
-the run of finished shards from the first item on. Items that were never run are spelt out.
+the run of finished shards from the first item on; of a job whose records may still be drawn again, or held back,
+nothing before that is decided. Items that were never run are spelt out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 from sqlalchemy import Row, Select, func, or_, select
 
 from orchestrator import database
+from orchestrator.findings import decode_passes
 from orchestrator.flow_results import joined, lines_of, node_jobs
 from orchestrator.jobs import Jobs, UnknownJobError
 from orchestrator.lifecycle import JOB_TERMINAL, SHARD_OPEN, JobStatus, ShardStatus
@@ -114,13 +116,16 @@ class _View:
 
 def _look(jobs: Jobs, job_id: str) -> _View:
     with database.reading(jobs.engine) as connection:
-        row = connection.execute(select(Job.status, Job.work, Job.items).where(Job.id == job_id)).first()
+        columns = (Job.status, Job.work, Job.items, Job.passes, Job.pass_at)
+        row = connection.execute(select(*columns).where(Job.id == job_id)).first()
         if row is None:
             raise UnknownJobError(job_id)
         ended = JobStatus(row.status) in JOB_TERMINAL
         if row.work is None:
             return _View(job_id, ended, Work(model="", engine="", messages=(), sampling={}, seed=0), 0)
         first_open = connection.execute(first_open_item(job_id)).scalar()
+    if not ended and row.passes is not None and decode_passes(row.passes).may_change(row.pass_at):
+        first_open = 0
     return _View(
         job_id, ended, msgspec.json.decode(row.work, type=Work), row.items if first_open is None else first_open
     )

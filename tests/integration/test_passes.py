@@ -166,6 +166,29 @@ def test_a_paused_job_begins_no_pass(studio: Studio) -> None:
     assert studio.client.job(job_id).counts.ok == 60
 
 
+def test_nothing_is_given_that_may_still_be_drawn_again(studio: Studio) -> None:
+    job_id, _ = at_pass(studio)
+    assert studio.client.results(job_id).data == []
+    assert not studio.client.job(job_id).ended
+    studio.finish(job_id)
+    assert len(studio.client.results(job_id).data) == 60
+
+
+def test_a_verdict_that_the_store_lost_fails_the_job_alone(studio: Studio) -> None:
+    job_id, child = at_pass(studio)
+    studio.run_shards(child)
+    store = studio.services.store
+    Finaliser(studio.services.engine, store, Outbox(), clock=time.time).step()
+    [part] = list(store.list(f"jobs/{child}/parts/"))
+    store.delete(part)
+    other = studio.submit(accept=None)
+    studio.finish(other)
+    job = studio.client.job(job_id)
+    assert job.error is not None
+    assert (job.status, job.error.code) == ("failed", "pass_lost")
+    assert studio.client.job(other).status == "completed"
+
+
 def test_a_pass_that_fails_fails_the_job(studio: Studio) -> None:
     job_id, child = at_pass(studio)
     with studio.services.engine.begin() as connection:
