@@ -30,7 +30,7 @@ class Passes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return (self.rounds > 0 and not judged) or (bool(self.gate) and at != "over")
 
 
-class Findings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Findings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What passes and the report have found."""
 
     rounds: int = 0
