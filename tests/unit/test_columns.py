@@ -253,4 +253,11 @@ def test_an_engine_that_breaks_ends_the_conversation_after_what_it_had_said() ->
 
 
 def test_nothing_to_ask_is_no_conversation() -> None:
-    asyncio.run(converse(EchoBackend(), [], lambda _: []))
+    settled: list[Sequence[TextResult]] = []
+
+    def settle(results: Sequence[TextResult]) -> list[TextRequest]:
+        settled.append(results)
+        return []
+
+    asyncio.run(converse(EchoBackend(), [], settle))
+    assert settled == []
