@@ -12,7 +12,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, case, exists, insert, null, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    and_,
+    case,
+    exists,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from ulid import ULID
 
@@ -334,7 +348,6 @@ def _take_up(connection: Connection, job_id: str, now: float, *, blocked: bool =
             "blocked": blocked,
             "pass_at": None,
             "pass_round": 0,
-            "findings": None,
         },
     )
 
@@ -362,6 +375,12 @@ def _to_run_again() -> ColumnElement[bool]:
 def _requeue(connection: Connection, job_id: str) -> int:
     """Queue again each shard that has items to run again; returns how many."""
     unrun = {ShardStatus.FAILED, ShardStatus.EXPIRED}
+    # What a pass let stay, stays: the next one is told which records that is.
+    connection.execute(
+        update(Shard)
+        .where(Shard.job_id == job_id, Shard.judged_part.is_(None), _to_run_again())
+        .values(judged_part=func.coalesce(Shard.part_key, ""))
+    )
     carried = {**endings.AFRESH, **endings.CARRIED}
     with_part = Shard.part_key.is_not(None)
     return (

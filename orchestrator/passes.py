@@ -115,10 +115,17 @@ def _begin(engine: Engine, store: ObjectStore, job: JobRow, what: str, now: floa
     return database.write(engine, write)
 
 
-def done_parts(job_id: str) -> Select[str | None, str | None, int, int, int | None]:
+def done_parts(job_id: str) -> Select[str | None, str | None, int, int, int | None, str | None]:
     """The winning parts of a job, in the order of its items."""
     return (
-        select(Shard.part_key, Shard.part_sha256, Shard.first, Shard.count.label("items"), Shard.part_ok)
+        select(
+            Shard.part_key,
+            Shard.part_sha256,
+            Shard.first,
+            Shard.count.label("items"),
+            Shard.part_ok,
+            Shard.judged_part,
+        )
         .where(Shard.job_id == job_id, Shard.status == ShardStatus.DONE.value)
         .order_by(Shard.first)
     )
@@ -126,18 +133,22 @@ def done_parts(job_id: str) -> Select[str | None, str | None, int, int, int | No
 
 def _parts_of(connection: Connection, job_id: str) -> tuple[PartOf, ...]:
     rows = connection.execute(done_parts(job_id))
-    return tuple(PartOf(row.part_key, row.part_sha256, row.first, row.items, row.part_ok) for row in rows)
+    return tuple(
+        PartOf(row.part_key, row.part_sha256, row.first, row.items, row.part_ok, row.judged_part) for row in rows
+    )
 
 
 def _work(job: JobRow, what: str, number: int, parts: str) -> Work:
     own, passes = _works.decode(job.work), decode_passes(job.passes)
     over = report = None
+    last_pass = decode_findings(job.findings).last_pass
     if what == PASS:
         over = PassWork(
             job=job.id,
             parts=parts,
             round=number,
-            previous=decode_findings(job.findings).last_pass,
+            previous=last_pass if number > 1 else None,
+            retried=number == 1 and last_pass is not None,
             table=own.table,
             duplicates=passes.duplicates,
         )
@@ -219,6 +230,8 @@ def _take_verdict(engine: Engine, store: ObjectStore, job: JobRow, now: float) -
         at = SETTLED if last or not verdict.parts else REDO
         if not _move(connection, job, at, findings=findings):
             return False
+        judged = update(Shard).where(Shard.job_id == job.id, Shard.judged_part.is_not(None))
+        connection.execute(judged.values(judged_part=None))
         for part in verdict.parts:
             redo = msgspec.json.encode(Redo(key=part.key, draw=not last)).decode()
             values = {**endings.AFRESH, **endings.CARRIED, "redo": redo}

@@ -164,6 +164,8 @@ class Shard(Base):
     """Key of the part whose good records the next execution carries over: a retry, or one after an interruption."""
     redo: Mapped[str | None]
     """What of that part does not stay: workers.contracts.Redo as JSON."""
+    judged_part: Mapped[str | None]
+    """Of a shard that was retried since a pass judged it: the part whose good records stay; empty where it had none."""
     settled_token: Mapped[int] = mapped_column(Integer)
     """Parts of attempts up to this one have been judged: a retry wants a newer part."""
 

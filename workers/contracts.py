@@ -245,6 +245,8 @@ class PassWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """From 1."""
     previous: str | None = None
     """Key of the part of the pass before: what that let stay, stays."""
+    retried: bool = False
+    """Whether the job was retried after a pass: then what that let stay is told by the parts' `judged`."""
     table: TableWork | None = None
     """Of a job that samples a table."""
     duplicates: dict[str, Any] | None = None  # workers.duplicates.DuplicateRules as JSON; checked again on arrival

@@ -25,6 +25,8 @@ class PartOf(msgspec.Struct, frozen=True):
     """Its first item."""
     count: int
     ok: int
+    judged: str | None = None
+    """Of a shard that was retried since it was judged: key of the part whose good records stay; empty for none."""
 
 
 class PartList(msgspec.Struct, frozen=True):

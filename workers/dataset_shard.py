@@ -14,7 +14,7 @@ from workers.contracts import PassWork, ReportWork, ShardTask
 from workers.dataset_engine import PartOf, decode_part_list
 from workers.item_files import Ask, Write
 from workers.keys import pass_folder
-from workers.records import Record, RejectedPart, StoredReport, Verdict, encode_record
+from workers.records import Record, RejectedPart, StoredReport, Verdict, earlier_records, encode_record
 from workers.rejections import Rejection, Rejections, decode_rejections
 from workers.store import ObjectStore
 from workers.training_shard import scratch
@@ -77,7 +77,11 @@ class DatasetShard:
 
     async def _judge(self, work: PassWork, folder: Path) -> Verdict:
         parts = decode_part_list(await self._get(work.parts))
-        before = None if work.previous is None else await self._rejected_before(work.previous)
+        before = None
+        if work.previous is not None:
+            before = await self._rejected_before(work.previous)
+        elif work.retried:
+            before = await self._retried(work, parts.parts)
         if work.table is not None:
             from workers.table_pass import judge_table  # noqa: PLC0415 - duckdb only where there are tables
 
@@ -137,6 +141,19 @@ class DatasetShard:
             found.update(
                 (rejection.index, rejection) for rejection in decode_rejections(await self._get(each.key)).found
             )
+        return found
+
+    async def _retried(self, work: PassWork, parts: tuple[PartOf, ...]) -> dict[int, Rejection]:
+        """By item, what was not there, or not good, when a pass last judged the job: all of it is new."""
+        found: dict[int, Rejection] = {}
+        for part in parts:
+            if part.judged is None:
+                continue
+            earlier = earlier_records(await self._get(part.judged)) if part.judged else {}
+            for index in range(part.first, part.first + part.count):
+                if index not in earlier or not earlier[index].ok:
+                    rows = 0 if work.table is None else work.table.rows_of(index)
+                    found[index] = Rejection(index=index, rows=tuple(range(rows)))
         return found
 
     async def _get(self, key: str) -> bytes:

@@ -83,6 +83,23 @@ def test_what_cannot_be_unlike_ends_as_rejected_and_says_what_it_is_like(studio:
     assert studio.client.job(job_id).counts == job.counts
 
 
+def test_a_retry_displaces_nothing_that_was_accepted(studio: Studio) -> None:
+    # Of ten values fifteen rows cannot all have their own: what was given up is drawn anew, behind those that stay.
+    few = {"number": {"category": [f"word {number}" for number in range(10)]}}
+    job_id = studio.submit(columns=few, source={"count": 15}, accept={"duplicates": EXACT, "rounds": 1})
+    studio.finish(job_id)
+    before = {record["index"]: record for record in studio.client.results(job_id).data if record["status"] == "ok"}
+    assert 3 < len(before) < 10
+    for _ in range(4):
+        studio.client.act(job_id, "retry")
+        studio.finish(job_id)
+        after = {record["index"]: record for record in studio.client.results(job_id).data if record["status"] == "ok"}
+        assert {index: after[index] for index in before} == before
+        assert len({record["output"]["number"] for record in after.values()}) == len(after)
+        before = after
+    assert len(before) > 8
+
+
 def test_texts_of_an_earlier_job_count_as_well(studio: Studio) -> None:
     first = studio.submit(source={"count": 40})
     studio.finish(first)

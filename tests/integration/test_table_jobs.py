@@ -140,6 +140,19 @@ def test_what_is_still_rejected_after_the_last_round_is_no_row(studio: Studio) -
     assert job.findings.given_up == 160
 
 
+def test_a_retry_draws_blocks_that_failed_and_touches_no_other(studio: Studio) -> None:
+    studio.open_backend = lambda: Sampled(ages=330)
+    job_id = run(studio, rows=300, accept={"unique": ["age"], "rounds": 2})
+    first = {record["index"]: record for record in studio.client.results(job_id).data}
+    assert {record["status"] for record in first.values()} == {"failed"}
+    studio.open_backend = lambda: Sampled(ages=1_000_000)
+    studio.client.act(job_id, "retry")
+    studio.finish(job_id)
+    kept = studio.client.results(job_id).data
+    assert [record["status"] for record in kept] == ["ok"] * 3
+    assert len(set(rows_of(studio, job_id)["age"].to_pylist())) == 300
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [

@@ -17,9 +17,11 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("pass_round", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("findings", sa.Text(), nullable=True))
     op.add_column("shards", sa.Column("redo", sa.Text(), nullable=True))
+    op.add_column("shards", sa.Column("judged_part", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("shards", "judged_part")
     op.drop_column("shards", "redo")
     op.drop_column("jobs", "findings")
     op.drop_column("jobs", "pass_round")
