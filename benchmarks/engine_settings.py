@@ -50,7 +50,8 @@ SETTINGS = (
     Setting("ours"),
     Setting("engine in processes of its own (AsyncLLM)", module="models.backends.vllm_async"),
     Setting("compiled, not eager", {"enforce_eager": False}),
-    Setting("float32, not bfloat16", {"dtype": "float32"}),
+    Setting("float32", {"dtype": "float32"}),
+    Setting("bfloat16", {"dtype": "bfloat16"}),
     Setting("GNU's OpenMP, not Intel's", environment={"LD_PRELOAD": ""}),
     Setting(
         "threads bound to cores",

@@ -83,7 +83,7 @@ def run_batch(folder: Path, weights_folder: Path, *, ours: bool) -> dict[str, An
     if ours:
         settings = engine_arguments(weights_folder)
         command += [
-            "--dtype=bfloat16",
+            f"--dtype={str(settings['dtype']).removeprefix('torch.')}",
             "--enforce-eager",
             "--no-enable-chunked-prefill",
             f"--max-model-len={settings['max_model_len']}",

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeAlias
 import psutil
 import torch
 
+from models.backends.processor import fastest_dtype
+
 Pipeline: TypeAlias = Any  # diffusers' pipelines have no common type for what is used of them here
 Offload: TypeAlias = Literal["none", "model", "layers"]
 
@@ -26,14 +28,10 @@ def device() -> str:
 
 
 def precision(where: str) -> torch.dtype:
-    """The type to compute in: bfloat16 where the device multiplies it, else float16 on a GPU, float32 on a processor.
-
-    On a processor with AVX-512 BF16, bfloat16 took 0.6 of float32's time (measured beside other work).
-    """
+    """What to compute in: bfloat16 where the device multiplies it, else float16 on a GPU, float32 on a processor."""
     if where == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    has = torch.cpu.get_capabilities()
-    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
+    return fastest_dtype()
 
 
 def choose_offload(parts: list[int], free: int) -> Offload:

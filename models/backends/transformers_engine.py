@@ -25,6 +25,7 @@ from models.backends.batches import choose_batch
 from models.backends.chat import Tokenizer
 from models.backends.engine import Engine, Finished, Generation
 from models.backends.grammar import grammar
+from models.backends.processor import fastest_dtype
 from models.backends.rows import Row, RowEnds, RowSampler
 from models.backends.text_adapters import TextAdapters
 from models.backends.threaded import ThreadedEngine
@@ -65,8 +66,9 @@ class TransformersEngine(ThreadedEngine[Generation, Finished]):
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = fastest_dtype() if device == "cpu" else torch.bfloat16
         self._model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
+            folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
         )
         self._model.eval().to(device)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

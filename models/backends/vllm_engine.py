@@ -39,12 +39,15 @@ def engine_arguments(folder: Path, *, adapters: bool = False) -> dict[str, Any]:
         }
     if not is_cpu_build():
         return shared
+    from models.backends.processor import fastest_dtype  # noqa: PLC0415 - torch, after its environment is set
+
+    dtype = fastest_dtype()
     return shared | {
-        "dtype": "bfloat16",
+        "dtype": dtype,
         "enforce_eager": True,  # compiling takes longer than most jobs on such a host
         "max_num_seqs": 256,
         "block_size": 32,  # the least that a CPU's attention takes: prompts that begin alike share more of it
-        "kv_cache_memory_bytes": GIB,
+        "kv_cache_memory_bytes": GIB // 2 * dtype.itemsize,  # as many tokens in either type
         "max_model_len": -1,  # as much of the model's context as fits that cache
         "logits_processors": ["models.backends.vllm_nucleus:NucleusProcessor"],
         # A seeded request whose prompt is read in two steps kills the engine: CPU generators have no offset to set

@@ -81,10 +81,10 @@ class Nightmill:
                 folder = Path(process.cwd())
                 if (folder == home or home in folder.parents) and process.status() != psutil.STATUS_ZOMBIE:
                     found[process.pid] = " ".join(process.cmdline())[:120]
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
+            except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):  # psutil on one that is ending
                 continue
         return found
 
     def none_is_left(self, *, within: float = 10.0) -> None:
         """Assert that no process remains."""
-        eventually(lambda: not self.processes(), within=within, what=f"left: {self.processes()}")
+        eventually(lambda: not self.processes(), within=within, what=f"none is left of {self.processes()}")

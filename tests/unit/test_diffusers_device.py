@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.backends import diffusers_device
 from models.backends.diffusers_device import CPU_MAX_BATCH, GPU_MAX_BATCH, BatchMemory, choose_offload
 
 GIBIBYTE = 1 << 30
@@ -61,18 +60,3 @@ def test_a_processors_batch_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [memory.guess(side * side) for side in (64, 512, 1024)] == [CPU_MAX_BATCH, 1, 1]
     memory.begin()
     assert memory.measured(8) is None
-
-
-@pytest.mark.parametrize(
-    ("has", "expected"),
-    [
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
-        ({"avx2": True}, torch.float32),
-    ],
-)
-def test_a_processor_computes_in_what_it_multiplies(
-    monkeypatch: pytest.MonkeyPatch, has: dict[str, bool], expected: torch.dtype
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    assert diffusers_device.precision("cpu") == expected
