@@ -67,6 +67,18 @@ class TextData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParentTable:
+    """The table of the subjects, one row each, that the sequences of a linked table depend on."""
+
+    table: pa.Table
+    """As `TableData.table`."""
+    columns: tuple[Column, ...]
+    """Its columns, in its order; that of the key is of kind `id`."""
+    key: str
+    """The column that the foreign key names."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableData:
     """A table that a model of tables is fitted to: what was held out is not in it."""
 
@@ -79,6 +91,12 @@ class TableData:
     license: str
     held_out: int = 0
     """Rows that were held out."""
+    foreign_key: str | None = None
+    """Of a linked table: rows with one value of this column, of kind `id`, are one subject's sequence."""
+    order_by: str | None = None
+    """The column that orders a sequence; None for the table's own order."""
+    parent: ParentTable | None = None
+    """A subject may be without rows; no row is without its subject."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from models.errors import FailureKind, ModelError
 from models.spec import ModelInfo
 from models.tabular.engine import TableModel, TableRequest
 from models.tabular.families import engine_module, open_table_model
-from models.tabular.saved import read_config
+from models.tabular.saved import Linked, read_config
 
 
 class ThreadTabularBackend:
@@ -30,6 +30,12 @@ class ThreadTabularBackend:
         self._model: TableModel | None = None
         self._turn = asyncio.Lock()
         self._signs: Signs | None = None
+        self._linked: Linked | None = None
+
+    @property
+    def linked(self) -> Linked | None:
+        """See `TabularBackend`."""
+        return self._linked
 
     async def load(self) -> ModelInfo:
         """See `TabularBackend`."""
@@ -38,6 +44,7 @@ class ThreadTabularBackend:
             self._model = await asyncio.to_thread(self._open)
         except ImportError as error:
             raise ModelError(FailureKind.MODEL, "engine_not_installed", f"tables cannot be made: {error}") from error
+        self._linked = read_config(self._folder).linked
         return ModelInfo(
             model=f"{self._folder.parent.name}@{self._folder.name}",
             revision=folder_digest(self._folder),

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from models.backends.training import Signs
 from models.spec import ModelInfo
 from models.tabular.columns import Column
+from models.tabular.saved import Linked
 from models.training_run import TrainedFiles, TrainingPlace, TrainingRequest
 
 MODEL_TYPE: Final = "nightmill-table"
@@ -38,6 +39,8 @@ class TableRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Columns in which no value is missing."""
     temperature: float = 1.0
     """Below 1, what is frequent becomes more so."""
+    context: pa.Table | None = None
+    """Of a linked model, the subjects: their key and the parent's columns. `rows` is then their number."""
 
 
 class TableModel(Protocol):
@@ -78,6 +81,11 @@ class TableTrainer(Protocol):
 
 class TabularBackend(Protocol):
     """A fitted model as an actor holds it: one request at a time."""
+
+    @property
+    def linked(self) -> Linked | None:
+        """How rows belong to subjects; None where each stands alone, and before the model is loaded."""
+        ...
 
     async def load(self) -> ModelInfo:
         """Load the weights; called once, before anything else.

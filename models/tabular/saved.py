@@ -16,6 +16,18 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 
 
+class Linked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a model's rows belong to subjects: those with one foreign key are one's sequence."""
+
+    foreign_key: str
+    parent_key: str | None
+    """The column of the subjects' table that the foreign key names; None where there was no such table."""
+    parent_columns: tuple[Column, ...] = ()
+    """Of that table: what a sequence depends on."""
+    longest: int
+    """Rows of a sequence at most."""
+
+
 class SavedTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What config.json holds."""
 
@@ -28,6 +40,7 @@ class SavedTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rows: int
     """That it was fitted to."""
     engine: dict[str, Any]  # JSON: the family's own
+    linked: Linked | None = None
 
 
 _configs = msgspec.json.Decoder(SavedTable)

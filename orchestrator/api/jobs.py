@@ -16,7 +16,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from orchestrator.api.errors import ERROR_SCHEMA, TOO_LARGE, RequestError
 from orchestrator.api.services import ServicesOf
+from orchestrator.jobs import DEFAULT_TENANT
 from orchestrator.lifecycle import JobStatus
+from orchestrator.parents import find_parent
 from orchestrator.replay import replay_spec
 from orchestrator.source_files import check_uri
 from orchestrator.spec import JobSpec, parse_job
@@ -93,9 +95,9 @@ def create_job(
     spec = parse_job(data)
     if idempotency_key is not None and (earlier := services.jobs.submitted(spec, idempotency_key=idempotency_key)):
         return job_answer(earlier)  # whatever has become of its deadline or its file since
-    rows = spec.over_rows().source.file
-    if rows is not None:
-        check_uri(rows)
+    for each in filter(None, (spec.over_rows(), spec.over_parent())):
+        if each.source.file is not None:
+            check_uri(each.source.file)
     check_data_uri(spec)
     check_static(
         spec,
@@ -105,8 +107,9 @@ def create_job(
         find_adapter=services.trained.find_adapter,
         find_table=services.trained.find_table,
     )
+    find_parent(services.engine, spec, DEFAULT_TENANT, services.trained.find_table)
     services.hints.ping()  # a job that nothing can run is refused, and leaves nothing behind
-    job = services.jobs.create(spec, idempotency_key=idempotency_key)
+    job = services.jobs.create(spec, tenant=DEFAULT_TENANT, idempotency_key=idempotency_key)
     _hint(services.hints.wake)
     return job_answer(job)
 
