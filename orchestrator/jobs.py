@@ -121,7 +121,9 @@ class Jobs:
             _check_compared(connection, spec, tenant)
             for param, upload in uploads.items():
                 if upload is not None and removals.is_removed(connection, upload):
-                    message = "this upload is gone: none is kept for more than a day without a job; upload it again"
+                    message = (
+                        "this upload is gone: none is kept for more than a day without a job; upload the file again"
+                    )
                     raise SpecError(message, param=param, code="invalid_source")
             connection.execute(insert(Job), rows)
 

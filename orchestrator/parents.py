@@ -108,9 +108,7 @@ def _check_columns(model: TrainedModel, linked: Linked, made_by: TrainedModel, j
     there = {column.name: column for column in made_by.columns}
     key = linked.parent_key
     if key is None or key not in there:
-        raise _wrong(
-            f"the rows of job {job} have no column {key!r}, the key of {model.name}; there are {_names(there)}"
-        )
+        raise _wrong(f"job {job} has no column {key!r}, the parent's key of {model.name}; there are {_names(there)}")
     of_sequences = None if made_by.linked is None else made_by.linked.foreign_key
     if there[key].kind != "id" or key == of_sequences:
         kind = "a foreign key" if key == of_sequences else f"of kind {there[key].kind}"

@@ -47,7 +47,6 @@ __all__ = [
     "PlannedShard",
     "Staging",
     "default_shard_size",
-    "of_training",
     "parent_rows",
     "plan",
     "plan_here",
@@ -192,7 +191,7 @@ def _ranges(
             samples=0,
         )
     except SpecError as error:
-        raise of_training(error, param) from error
+        raise error.renamed("source.file", param) from error
     if summary.rows > MAX_TRAINING_ROWS:
         message = f"holds {summary.rows:,} rows; a training takes {MAX_TRAINING_ROWS:,} at most"
         raise SpecError(message, file=rows.source.file, param=param, code="invalid_source")
@@ -207,12 +206,6 @@ def _check_columns(names: Iterable[str], summary: PlanSummary, param: str, file:
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(summary.columns[:20])}"
             message = f"{param}: there is no column {name!r}; {hint}"
             raise SpecError(message, file=file, param=param, code="invalid_source")
-
-
-def of_training(error: SpecError, param: str) -> SpecError:
-    """What is wrong with a source, said of the field of a training that names it."""
-    param = param if error.param == "source.file" else error.param or ""
-    return SpecError(error.message, param=param or None, line=error.line, file=error.file, code=error.code)
 
 
 def plan_here(spec: JobSpec, *, items_per_shard: int | None = None, samples: int = 3) -> PlanSummary:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from orchestrator.findings import Passes
 from workers.acceptance.rules import Accept
@@ -17,6 +18,7 @@ from workers.table_accept.rules import TableRules
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 MAX_ROWS: Final = 1_000_000_000
+_JOB_ID: Final = re.compile(r"[0-9A-Z]{26}")
 FEW_SUBJECTS: Final = 100
 """Of a parent's, for a look: no block is smaller, so that they stand in its first."""
 
@@ -49,7 +51,7 @@ class TableFields(BaseModel):
 
     rows: Annotated[int, Field(ge=1, le=MAX_ROWS, strict=True)] | None = None
     """How many, of a model whose rows stand alone."""
-    parent: Annotated[str, Field(pattern=r"^[0-9A-Z]{26}$")] | None = None
+    parent: Text | None = None
     """Of a linked model: the completed job whose rows are the subjects. Its blocks are this one's."""
     subjects: Annotated[int, Field(ge=1, le=MAX_ROWS, strict=True)] | None = None
     """Of a linked model without a parent: how many sequences. With `parent`, its first few, to look at."""
@@ -64,6 +66,13 @@ class TableFields(BaseModel):
     """Rows of a block: the unit that is drawn, stored and drawn again. The dataset depends on it. Of a linked table,
     subjects."""
     accept: TableAccept | None = None
+
+    @field_validator("parent")
+    @classmethod
+    def _job_id(cls, value: str | None) -> str | None:
+        if value is not None and _JOB_ID.fullmatch(value) is None:
+            raise ValueError(f"{value!r} is no job's id; give that of a completed job of kind tabular, 01J…")
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> TableFields:

@@ -99,7 +99,7 @@ class LinkedDrawing:
         """Why not every subject has a sequence."""
         return ItemError(
             "candidates_exhausted",
-            f"{self.candidates:,} sequences were drawn for {self.subjects:,} subjects, and {self.missing:,} subjects have "
-            f"none that is accepted; of the sequences {rates(self.rejected, self.candidates)}. Loosen that rule, or "
-            "raise accept.candidates",
+            f"{self.candidates:,} sequences were drawn for {self.subjects:,} subjects, and {self.missing:,} of these "
+            f"have none that is accepted; of the sequences {rates(self.rejected, self.candidates)}. Loosen that rule, "
+            "or raise accept.candidates",
         )

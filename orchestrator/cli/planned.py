@@ -55,8 +55,9 @@ def plan(
                 ranges.extend(_sources(shards))
 
             fits = is_fitting(spec)
+            rendered = 0 if fits or spec.kind == "tabular" else samples
             take = keep if fits else lambda _: None
-            summary = plan_job(rows, source, staging, on_shards=take, samples=0 if fits else samples)
+            summary = plan_job(rows, source, staging, on_shards=take, samples=rendered)
             if not fits:
                 planned.append(_Planned(spec, summary))
                 continue
@@ -74,7 +75,6 @@ def plan(
 def _parent_rows(spec: JobSpec, staging: Staging) -> PlannedRows | None:
     """The rows of the subjects that those of a linked table belong to, where they are in a file; each is checked."""
     from orchestrator.cli.previewing import job_source, store_of
-    from orchestrator.planning import of_training
     from orchestrator.planning import plan as plan_job
     from orchestrator.spec_error import SpecError
     from orchestrator.table_columns import PlannedRows
@@ -88,7 +88,7 @@ def _parent_rows(spec: JobSpec, staging: Staging) -> PlannedRows | None:
         source = job_source(rows, staging)
         plan_job(rows, source, staging, on_shards=lambda shards: ranges.extend(_sources(shards)), samples=0)
     except SpecError as error:
-        raise of_training(error, PARENT_FILE) from error
+        raise error.renamed("source.file", PARENT_FILE) from error
     return PlannedRows(ranges, store_of(ranges[0], source, staging))
 
 
@@ -134,7 +134,7 @@ def _as_json(planned: _Planned) -> dict[str, object]:
 def _lines(planned: _Planned) -> list[str]:
     spec, summary = planned.spec, planned.summary
     lines = [
-        f"{spec.name}: {'every row is fine' if spec.training is None else 'can be trained'}",
+        f"{spec.name}: {_verdict(spec)}",
         *_items(spec, summary),
         f"  model    {spec.model} ({_runs_here(spec)})",
         f"  output   {_output(spec, summary)}",
@@ -144,7 +144,7 @@ def _lines(planned: _Planned) -> list[str]:
         lines += _links(spec.data)
     if spec.source.file is not None:
         lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
-    if spec.kind != "dataset" or spec.source.file is not None:
+    if spec.kind not in {"dataset", "tabular"} or spec.source.file is not None:
         lines += _columns("columns", planned.columns, planned.summary.columns)
         lines += _columns("parent's", planned.parent_columns, ())
     if summary.fields and spec.kind != "dataset":
@@ -156,6 +156,12 @@ def _lines(planned: _Planned) -> list[str]:
     if spec.deadline is not None:
         lines.append(f"  deadline {spec.deadline}")
     return lines + (_plan_lines if spec.kind == "dataset" else _sample_lines)(spec, summary)
+
+
+def _verdict(spec: JobSpec) -> str:
+    if spec.table is not None:
+        return "can be sampled, if the model is there"
+    return "every row is fine" if spec.training is None else "can be trained"
 
 
 def _sample_lines(spec: JobSpec, summary: PlanSummary) -> list[str]:

@@ -79,9 +79,16 @@ def run(
             where = f"nightmill results {job.id} --out DIR"
         samples = () if as_json or not job.items else tuple(client.results(job.id, limit=FIRST_FEW).data)
         progress.close()
-        conclude(
-            Ending(job, where, source=spec.input_file, samples=samples), as_json=as_json, fail_on_errors=fail_on_errors
-        )
+        ending = Ending(job, where, source=_source_of(spec, job), samples=samples)
+        conclude(ending, as_json=as_json, fail_on_errors=fail_on_errors)
+
+
+def _source_of(spec: JobSpec, job: JobView) -> str | None:
+    """The file that an error of a job is about, by the name that the person knows."""
+    from orchestrator.train_spec import PARENT_FILE
+
+    param = "" if job.error is None or job.error.param is None else job.error.param
+    return spec.input_files.get(PARENT_FILE) if param.startswith("data.parent.") else spec.input_file
 
 
 def _leave(service: Service, job: JobView) -> None:
@@ -216,7 +223,7 @@ def checked_job(job_file: Path, overrides: list[str] | None, *, allow_faults: bo
 def _check_parent(parent: JobSpec, *, rows: bool) -> None:
     """The same of the table of the subjects that the rows of a linked table belong to."""
     from orchestrator.jobfile import is_local
-    from orchestrator.planning import of_training, plan_here
+    from orchestrator.planning import plan_here
     from orchestrator.source_files import check_local
     from orchestrator.spec_error import SpecError
     from orchestrator.train_spec import PARENT_FILE
@@ -227,7 +234,7 @@ def _check_parent(parent: JobSpec, *, rows: bool) -> None:
         if rows and _quickly_read(parent):
             plan_here(parent)
     except SpecError as error:
-        raise of_training(error, PARENT_FILE) from error
+        raise error.renamed("source.file", PARENT_FILE) from error
 
 
 def jobs_of(spec: JobSpec) -> list[JobSpec]:

@@ -22,7 +22,9 @@ CITIES = ("Graz", "Linz", "Wels")
 VERSION = "01SAMPLED"
 
 
-def publish_sampled(store: ObjectStore, name: str = "people") -> str:
+def publish_sampled(
+    store: ObjectStore, name: str = "people", columns: tuple[Column, ...] = COLUMNS, linked: Linked | None = None
+) -> str:
     """Make the model one that jobs can name; returns its name and version."""
     model = TrainedModel(
         name=name,
@@ -42,7 +44,8 @@ def publish_sampled(store: ObjectStore, name: str = "people") -> str:
         losses={},
         seconds=0.0,
         files=(),
-        columns=COLUMNS,
+        columns=columns,
+        linked=linked,
     )
     publish(store, model)
     return model.id
