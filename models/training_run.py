@@ -68,14 +68,13 @@ class TextData:
 
 @dataclass(frozen=True, kw_only=True)
 class ParentTable:
-    """The table of the subjects, one row each, that the sequences of a linked table depend on."""
+    """The subjects of a table's sequences, one a row, with what is known of them."""
 
     table: pa.Table
-    """As `TableData.table`."""
     columns: tuple[Column, ...]
     """Its columns, in its order; that of the key is of kind `id`."""
     key: str
-    """The column that the foreign key names."""
+    """The column that the other table's foreign key names: no two are equal, none is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +91,11 @@ class TableData:
     held_out: int = 0
     """Rows that were held out."""
     foreign_key: str | None = None
-    """Of a linked table: rows with one value of this column, of kind `id`, are one subject's sequence."""
+    """The column, of kind `id`, that says which subject a row belongs to: the rows of one are a sequence."""
     order_by: str | None = None
-    """The column that orders a sequence; None for the table's own order."""
+    """The column that orders a sequence; by default its rows are in the table's order."""
     parent: ParentTable | None = None
-    """A subject may be without rows; no row is without its subject."""
+    """What the sequences depend on. Some of its subjects may have no rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ class LinkedDrawing:
         self.subjects = count
         self._limit = candidates * count
         self._foreign_key = linked.foreign_key
-        self._key = linked.parent_key or linked.foreign_key
+        self._key = linked.key
         self._context = subjects
         self._open: NDArray[np.int64] = np.arange(count)
         self._rules = rules

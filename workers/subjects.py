@@ -43,7 +43,7 @@ class Subjects:
     def __init__(self, work: TableWork, linked: Linked, store: ObjectStore, ask: Ask) -> None:
         self._work = work
         columns = {column.name: column.arrow_type for column in linked.parent_columns}
-        self._names = list(dict.fromkeys([linked.parent_key or "", *columns]))
+        self._names = list(dict.fromkeys([linked.key, *columns]))
         self._types = columns
         self._store = store
         self._ask = ask

@@ -30,12 +30,6 @@ class ThreadTabularBackend:
         self._model: TableModel | None = None
         self._turn = asyncio.Lock()
         self._signs: Signs | None = None
-        self._linked: Linked | None = None
-
-    @property
-    def linked(self) -> Linked | None:
-        """See `TabularBackend`."""
-        return self._linked
 
     async def load(self) -> ModelInfo:
         """See `TabularBackend`."""
@@ -44,7 +38,6 @@ class ThreadTabularBackend:
             self._model = await asyncio.to_thread(self._open)
         except ImportError as error:
             raise ModelError(FailureKind.MODEL, "engine_not_installed", f"tables cannot be made: {error}") from error
-        self._linked = read_config(self._folder).linked
         return ModelInfo(
             model=f"{self._folder.parent.name}@{self._folder.name}",
             revision=folder_digest(self._folder),
@@ -55,15 +48,23 @@ class ThreadTabularBackend:
             load_seconds=time.monotonic() - started,
         )
 
+    @property
+    def linked(self) -> Linked | None:
+        """See `TabularBackend`."""
+        return self._loaded().linked
+
+    def _loaded(self) -> TableModel:
+        if self._model is None:
+            raise AssertionError("a back-end is loaded before it is used")
+        return self._model
+
     def _open(self) -> TableModel:
         import_engine(engine_module(read_config(self._folder).family))
         return open_table_model(self._folder)
 
     async def sample(self, request: TableRequest) -> pa.Table:
         """See `TabularBackend`."""
-        model = self._model
-        if model is None:
-            raise AssertionError("a back-end is loaded before it is used")
+        model = self._loaded()
         async with self._turn:
             signs = self._signs = Signs()
 

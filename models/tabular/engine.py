@@ -28,9 +28,10 @@ class TableRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Rows that are asked of a model."""
 
     rows: int
+    """Of a linked model: subjects."""
     seed: int
     first: int = 0
-    """Number of the first row in the dataset: keys (`id`) are made of it, so that no two blocks share one."""
+    """Number of the first row (subject) in the dataset: keys (`id`) are made of it, so that no two blocks share one."""
     where: Mapping[str, JsonValue] = {}
     """Values by column that every row has; null is a missing one."""
     rebalance: Mapping[str, Mapping[str, float]] = {}
@@ -40,7 +41,8 @@ class TableRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     temperature: float = 1.0
     """Below 1, what is frequent becomes more so."""
     context: pa.Table | None = None
-    """Of a linked model, the subjects: their key and the parent's columns. `rows` is then their number."""
+    """Of a linked model: the subjects, a row each, with their key and all of the parent's columns. A model without a
+    parent takes one with keys alone, or none, and makes keys of its own."""
 
 
 class TableModel(Protocol):
@@ -51,8 +53,15 @@ class TableModel(Protocol):
         """Of the source, in its order."""
         ...
 
+    @property
+    def linked(self) -> Linked | None:
+        """Of a model whose rows belong to subjects."""
+        ...
+
     def sample(self, request: TableRequest) -> pa.Table:
         """Exactly `rows` rows, with the columns and types of the source (`columns.table_schema`).
+
+        Of a linked model: all rows of so many subjects, in the subjects' order; of each, from none to `longest`.
 
         Raises:
             ModelError: kind MODEL, code `table_request_invalid`: a column or a value that the model does not know;
@@ -82,17 +91,17 @@ class TableTrainer(Protocol):
 class TabularBackend(Protocol):
     """A fitted model as an actor holds it: one request at a time."""
 
-    @property
-    def linked(self) -> Linked | None:
-        """How rows belong to subjects; None where each stands alone, and before the model is loaded."""
-        ...
-
     async def load(self) -> ModelInfo:
         """Load the weights; called once, before anything else.
 
         Raises:
             ModelError: kind MODEL where the model can never be loaded here, ENGINE where another try may help.
         """
+        ...
+
+    @property
+    def linked(self) -> Linked | None:
+        """As `TableModel.linked`, of a model that is loaded."""
         ...
 
     async def sample(self, request: TableRequest) -> pa.Table:

@@ -17,15 +17,21 @@ WEIGHTS: Final = "model.safetensors"
 
 
 class Linked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a model's rows belong to subjects: those with one foreign key are one's sequence."""
+    """Of a model whose rows belong to subjects: a sequence each."""
 
     foreign_key: str
-    parent_key: str | None
-    """The column of the subjects' table that the foreign key names; None where there was no such table."""
+    parent_key: str | None = None
+    """The key of the table of subjects; None where there was no such table."""
     parent_columns: tuple[Column, ...] = ()
-    """Of that table: what a sequence depends on."""
+    """All of its columns, in its order."""
+    order_by: str | None = None
     longest: int
-    """Rows of a sequence at most."""
+    """Rows that a sequence has at most."""
+
+    @property
+    def key(self) -> str:
+        """The column of a context that holds the subjects' keys."""
+        return self.parent_key or self.foreign_key
 
 
 class SavedTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,8 +45,8 @@ class SavedTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How values of the columns that are not modelled are made, by name."""
     rows: int
     """That it was fitted to."""
-    engine: dict[str, Any]  # JSON: the family's own
     linked: Linked | None = None
+    engine: dict[str, Any]  # JSON: the family's own
 
 
 _configs = msgspec.json.Decoder(SavedTable)

@@ -80,7 +80,7 @@ class Sequences:
         keys: Any = np.arange(request.first, request.first + request.rows)
         if context is not None:
             assert context.num_rows == request.rows
-            keys = context[linked.parent_key or linked.foreign_key].to_numpy()
+            keys = context[linked.key].to_numpy()
         made: dict[str, Any] = {
             self._columns[0].name: (request.first + subject) * linked.longest + step,
             linked.foreign_key: keys[subject],
