@@ -38,9 +38,6 @@ LEAST = 256
 """Candidates of a draw at least: a draw of a few rows takes nearly as long."""
 DRAWS = 1_000_000
 """More than any try at a block makes."""
-CANDIDATES = 10_000_000
-"""More than any try at a block draws."""
-TRIES = 1000
 CONTENT_TYPE = "application/vnd.apache.parquet"
 
 
@@ -138,14 +135,12 @@ class TableShard:
     def _first(self, block: Block, drawing: AnyDrawing) -> int:
         """The number of a draw's first candidate: its row's where it is the block's first draw, else one of its own."""
         work = self._items.table
-        if work.linked:
-            # Of several attempts at a block one is kept, whole, so that all may use the same numbers of subjects.
-            most = work.block * work.candidates
-            whole = math.ceil(work.rows / work.block) * work.block
-            return whole + block.index * most + drawing.candidates if drawing.draws else block.index * work.block
-        if block.attempt == 1 and not drawing.draws:
+        # Of several attempts at a linked block one is kept, whole, so that all may use the same numbers.
+        earlier = 0 if work.linked else block.attempt - 1
+        if not earlier and not drawing.draws:
             return block.index * work.block
-        return work.rows + (block.index * TRIES + block.attempt) * CANDIDATES + drawing.candidates
+        blocks, most = math.ceil(work.rows / work.block), max(LEAST, work.block * work.candidates)
+        return blocks * work.block + (earlier * blocks + block.index) * most + drawing.candidates
 
     async def _keep(self, block: Block, drawing: AnyDrawing) -> None:
         try:

@@ -13,7 +13,7 @@ from workers.store import ObjectStore
 from workers.trained_models import TrainedModel, publish
 
 COLUMNS = (
-    Column(name="key", kind="id", type="int64"),
+    Column(name="key", kind="id", type="int32"),
     Column(name="age", kind="integer", type="int64"),
     Column(name="city", kind="categorical", type="string"),
     Column(name="zip", kind="categorical", type="int64"),
@@ -76,7 +76,7 @@ class Sampled:
         chance = np.random.default_rng(request.seed)
         return pa.table(
             {
-                "key": np.arange(request.first, request.first + request.rows),
+                "key": pa.array(range(request.first, request.first + request.rows), type=pa.int32()),
                 "age": chance.integers(0, self._ages, request.rows),
                 "city": pa.array([CITIES[each] for each in chance.integers(0, 3, request.rows)]),
                 "zip": chance.integers(0, self._zips, request.rows),
