@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.errors import FailureKind, ModelError
 from models.tabular.columns import find_columns, plain_table
 from models.training_run import split_version
-from workers.contracts import ReportWork
+from workers.contracts import ReportWork, TableWork
 from workers.dataset_engine import PartOf
-from workers.dataset_report.figures import Report
+from workers.dataset_report.figures import Asked, Report
 from workers.dataset_report.gate import Gate, check_gate
 from workers.dataset_report.report import EmptyDatasetError, make_report
 from workers.keys import source_tables_prefix
@@ -77,6 +75,7 @@ async def describe(
             target=work.target,
             seed=work.seed,
             name=work.name,
+            asked=_asked(work.table),
         )
         held = check_gate(report, Gate.model_validate(work.gate))
         return Described(html=report.html(held), json=report.json(), figures=_telling(report), held=held)
@@ -95,11 +94,6 @@ async def _table(work: ReportWork, parts: Sequence[PartOf], folder: Path, fetch:
     if model is None or version is None:
         raise ModelError(FailureKind.MODEL, "model_missing", f"the model {work.model} is not in the store any more")
     train, holdout = await _source(version[1], folder, fetch)
-    if train is not None and work.table is not None and work.table.where:
-        where = work.table.where
-        train, holdout = await asyncio.to_thread(
-            lambda: (_like(train, where), None if holdout is None else _like(holdout, where))
-        )
     return _Dataset(files, {column.name: column.kind for column in model.columns}, train, holdout)
 
 
@@ -155,18 +149,11 @@ async def _source(job: str, folder: Path, fetch: Fetch) -> tuple[Path | None, Pa
     return found[0], found[1] if found[0] is not None else None
 
 
-def _like(path: Path, where: Mapping[str, Any]) -> Path | None:
-    """The rows of a source that are as a job asks for all of its rows; None where there are none of them."""
-    table = pq.read_table(path)
-    for name, value in where.items():
-        column = table[name]
-        table = table.filter(
-            pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value).cast(column.type))
-        )
-    if not table.num_rows:
-        return None
-    pq.write_table(table, path)
-    return path
+def _asked(table: TableWork | None) -> Asked:
+    """In what a table was asked to differ from its source."""
+    if table is None:
+        return Asked()
+    return Asked(where=table.where, rebalance=table.rebalance, impute=table.impute)
 
 
 def _telling(report: Report) -> dict[str, float]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from workers.dataset_report.tables import Feature
 from workers.dataset_report.values import Codes, Texts, count_values, place_values
+from workers.dataset_report.weighing import AS_IT_IS, Weighing, Weights
 
 BINS: Final = 10
 LEAST_SHARED: Final = 5
@@ -38,24 +39,54 @@ class Binned(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     codes: tuple[Codes, ...]
     """Of each table, by row: places in `labels`."""
+    weights: Weights | None = None
+    """Of the first table's rows, the same for all of its columns; None where each counts as one."""
+    complete: bool = False
+    """Whether only those of the first table's rows count in which a value is there."""
 
     def shares(self, table: int) -> NDArray[np.float64]:
         """The share of a table's rows in each bin."""
-        codes = self.codes[table]
-        return np.bincount(codes, minlength=len(self.labels)) / max(1, len(codes))
+        counts = count((self,), table)
+        return counts / (counts.sum() or 1.0)
 
 
-def bin_feature(feature: Feature, tables: Sequence[pa.Table]) -> Binned:
-    """A feature of several tables in bins that the first of them sets."""
+def count(columns: Sequence[Binned], table: int) -> NDArray[np.float64]:
+    """Rows of a table by the bins of some columns together, flat; what they weigh, where they weigh differently."""
+    joint: Codes = columns[0].codes[table]
+    size = len(columns[0].labels)
+    for column in columns[1:]:
+        joint = joint * len(column.labels) + column.codes[table]
+        size *= len(column.labels)
+    weights = columns[0].weights if table == 0 else None
+    if table == 0 and (gaps := [column for column in columns if column.complete]):
+        there = np.logical_and.reduce([column.codes[table] != len(column.labels) - 1 for column in gaps])
+        joint, weights = joint[there], None if weights is None else weights[there]
+    return np.bincount(joint, weights=weights, minlength=size).astype(np.float64)
+
+
+def bin_feature(feature: Feature, tables: Sequence[pa.Table], weighing: Weighing = AS_IT_IS) -> Binned:
+    """A feature of several tables in bins that the first of them sets.
+
+    Args:
+        feature: Which.
+        tables: The source and the dataset; or the dataset alone.
+        weighing: What the source's rows weigh.
+    """
     values = [table.column(feature.field) for table in tables]
     if feature.kind == "category":
-        return _bin_categories(feature, values)
-    return _bin_numbers(feature, [column.to_numpy() for column in values])
+        binned = _bin_categories(feature, values, weighing.weights)
+    else:
+        binned = _bin_numbers(feature, [column.to_numpy() for column in values])
+    return msgspec.structs.replace(binned, weights=weighing.weights, complete=feature.field in weighing.complete)
 
 
-def _bin_categories(feature: Feature, tables: Sequence[Texts]) -> Binned:
+def _bin_categories(feature: Feature, tables: Sequence[Texts], weights: Weights | None) -> Binned:
     counts = count_values(tables[:1])
-    frequent = sorted(counts, key=lambda value: (-counts[value], value))[:BINS]
+    weight: dict[str, float] = dict(counts)
+    if weights is not None:  # what is frequent in what is compared, though it may be rare in the source
+        places = place_values(tables[0], list(counts))
+        weight = dict(zip(counts, np.bincount(places, weights=weights, minlength=len(counts)), strict=False))
+    frequent = sorted(counts, key=lambda value: (-weight[value], value))[:BINS]
     least = LEAST_SHARED if len(tables) > 1 else 1  # nobody's rows stand behind a dataset that has no source
     named = sorted(value for value in frequent if counts[value] >= least)
     labels = (*named, OTHER, MISSING)

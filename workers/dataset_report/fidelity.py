@@ -17,10 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.dataset_report.bins import Binned
+from workers.dataset_report.bins import Binned, count
 from workers.dataset_report.figures import Fidelity, PairFigures
 from workers.dataset_report.told_apart import Told
-from workers.dataset_report.values import Codes
 
 MOST_PAIRS: Final = 2000
 MOST_TRIPLES: Final = 500
@@ -41,25 +40,17 @@ class Agreement(msgspec.Struct, frozen=True):
 
 
 def agreement(original: Counts, synthetic: Counts) -> Agreement:
-    """Of counts by bin.
+    """Of counts by bin; neither table is empty, or they agree in nothing.
 
     The expected one takes the difference of two estimates of a share as normal (mean absolute value: sigma times the
     root of 2 / pi).
     """
     rows, drawn = original.sum(), synthetic.sum()
+    if not rows or not drawn:
+        return Agreement(0.0, 0.0)
     shares, others = original / rows, synthetic / drawn
     noise = np.sqrt(shares * (1 - shares) * (1 / rows + 1 / drawn) * 2 / np.pi).sum()
     return Agreement(1 - float(np.abs(shares - others).sum()) / 2, 1 - float(noise) / 2)
-
-
-def count(columns: Sequence[Binned], table: int) -> Counts:
-    """Rows of a table by the bins of some columns together, flat."""
-    joint: Codes = columns[0].codes[table]
-    size = len(columns[0].labels)
-    for column in columns[1:]:
-        joint = joint * len(column.labels) + column.codes[table]
-        size *= len(column.labels)
-    return np.bincount(joint, minlength=size).astype(np.float64)
 
 
 def association(counts: Counts) -> float:
@@ -125,12 +116,10 @@ def _worth_showing(figures: Sequence[PairFigures]) -> list[int]:
 
 def _with_tables(figure: PairFigures, first: Binned, second: Binned) -> PairFigures:
     shape = (len(first.labels), len(second.labels))
+    counts = [count((first, second), table) for table in range(len(first.codes))]
     tables = [
-        tuple(
-            tuple(round(float(share), 5) for share in row)
-            for row in count((first, second), table).reshape(shape) / max(1, len(first.codes[table]))
-        )
-        for table in range(len(first.codes))
+        tuple(tuple(round(float(share), 5) for share in row) for row in (each / (each.sum() or 1.0)).reshape(shape))
+        for each in counts
     ]
     if len(tables) == 1:
         return msgspec.structs.replace(figure, table=tables[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -245,6 +245,42 @@ class TextFigures(Figures, frozen=True, kw_only=True):
     """Share of texts that begin with the most frequent three words."""
 
 
+class Unreached(Figures, frozen=True, kw_only=True):
+    """A share that the rows of the source cannot be weighted to: too few of them, or none, have the value."""
+
+    column: str
+    value: str
+    asked: float
+    reached: float
+
+
+class Asked(Figures, frozen=True, kw_only=True):
+    """In what a dataset was asked to differ from its source."""
+
+    where: dict[str, Any] = {}  # a cell is any JSON
+    """The value that a column has in every row."""
+    rebalance: dict[str, dict[str, float]] = {}
+    """By column of categories, the shares of some of its values, of 1; the others keep their proportions."""
+    impute: tuple[str, ...] = ()
+    """Columns in which no value is missing."""
+
+    def __bool__(self) -> bool:
+        """Whether anything was."""
+        return bool(self.where or self.rebalance or self.impute)
+
+
+class Comparison(Figures, frozen=True, kw_only=True):
+    """What of the source a dataset is compared with that was asked to differ from it."""
+
+    asked: Asked
+    effective_rows: float | None
+    """Of a re-balanced dataset: so many rows of equal weight would say as much as the weighted ones of the source."""
+    unreached: tuple[Unreached, ...]
+    """Where the comparison is not with what was asked for."""
+    nothing_alike: bool = False
+    """Whether the source has no row as `where` asks: the dataset is then described alone."""
+
+
 class Report(Figures, frozen=True, kw_only=True):
     """Everything about a dataset."""
 
@@ -256,6 +292,8 @@ class Report(Figures, frozen=True, kw_only=True):
     seed: int
     training_rows: int | None
     holdout_rows: int | None
+    comparison: Comparison | None = None
+    """Where the dataset was asked to differ from its source."""
     repeated: float
     """Share of all rows that equal an earlier row of the dataset in every column but ids."""
     columns: tuple[ColumnFigures, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from workers.dataset_report.figures import Fidelity, Level, Privacy, Remark, Report, TextFigures, Utility
+from workers.dataset_report.figures import Comparison, Fidelity, Level, Privacy, Remark, Report, TextFigures, Utility
 
 CLEAR: Final = 3.0
 """So many standard errors from chance, a figure is no accident."""
@@ -24,9 +24,39 @@ _LEAKS: Final = 0.02
 
 def remarks_on(report: Report) -> tuple[Remark, ...]:
     """The sentences at the top of the page, the weak ones first."""
-    found = [*_fidelity(report), *_utility(report.utility), *_privacy(report.privacy), *_itself(report)]
+    found = [
+        *_comparison(report.comparison),
+        *_fidelity(report),
+        *_utility(report.utility),
+        *_privacy(report.privacy),
+        *_itself(report),
+    ]
     order: dict[Level, int] = {"weak": 0, "fair": 1, "good": 2}
     return tuple(sorted(found, key=lambda remark: order[remark.level]))
+
+
+def _comparison(figures: Comparison | None) -> Iterator[Remark]:
+    """What cannot be compared with what was asked for."""
+    if figures is None:
+        return
+    if figures.nothing_alike:
+        asked = " and ".join(f"{name!r} {_value(value)}" for name, value in figures.asked.where.items())
+        yield Remark(
+            level="fair",
+            subject="comparison",
+            text=f"No row of its source has {asked}, as all of its rows: it is described alone.",
+        )
+    for one in figures.unreached:
+        yield Remark(
+            level="fair",
+            subject="comparison",
+            text=f"{_percent(one.asked)} of its rows were to have {one.value!r} in {one.column!r}; the rows of the "
+            f"source can be weighted to {_percent(one.reached)}, with which it is compared.",
+        )
+
+
+def _value(value: object) -> str:
+    return "missing" if value is None else f"= {value!r}"
 
 
 def _fidelity(report: Report) -> Iterator[Remark]:
@@ -39,7 +69,10 @@ def _fidelity(report: Report) -> Iterator[Remark]:
         level=level,
         subject="fidelity",
         text=f"Accuracy is {_percent(figures.accuracy)}; a fresh sample of the source of this size would reach "
-        f"{_percent(figures.accuracy_expected)}.",
+        f"{_percent(figures.accuracy_expected)}."
+        if report.comparison is None
+        else f"Accuracy is {_percent(figures.accuracy)}, beside the source as it was asked to differ from it; a fresh "
+        f"sample of that would reach {_percent(figures.accuracy_expected)}.",
     )
     yield from _columns_off(report)
     yield from _pairs_lost(report)

@@ -13,23 +13,35 @@ from typing import Final
 import msgspec
 import pyarrow as pa
 
-from workers.dataset_report.bins import LEAST_SHARED, Binned, bin_feature
+from workers.dataset_report.bins import LEAST_SHARED, Binned, bin_feature, count
 from workers.dataset_report.copies import copied_values, identical_rows, repeated_share, small_groups
 from workers.dataset_report.curves import histogram
 from workers.dataset_report.distances import measure_distances
-from workers.dataset_report.fidelity import agreement, compare_pairs, count, summarise
-from workers.dataset_report.figures import ColumnFigures, PairFigures, Privacy, Report, Shape, TextFigures, Utility
+from workers.dataset_report.fidelity import agreement, compare_pairs, summarise
+from workers.dataset_report.figures import (
+    Asked,
+    ColumnFigures,
+    Comparison,
+    PairFigures,
+    Privacy,
+    Report,
+    Shape,
+    TextFigures,
+    Utility,
+)
 from workers.dataset_report.remarks import remarks_on
 from workers.dataset_report.tables import MODELLED, Feature, Tables, features_of
 from workers.dataset_report.texts import describe_texts
 from workers.dataset_report.told_apart import tell_apart
 from workers.dataset_report.utility import NoTargetError, choose_target, measure_utility
+from workers.dataset_report.weighing import AS_IT_IS, Weighing, weigh
 
 SAMPLE: Final = 50_000
 """Rows of each table that are drawn, at most."""
 TEXTS: Final = 10_000
 """Texts of each column that are drawn: they may be long."""
 Files = Path | Sequence[Path]
+AS_THE_SOURCE: Final = Asked()
 
 
 class EmptyDatasetError(ValueError):
@@ -59,6 +71,7 @@ def make_report(
     target: str | None = None,
     seed: int,
     name: str,
+    asked: Asked = AS_THE_SOURCE,
     sample: int = SAMPLE,
 ) -> Report:
     """The report of a dataset; the same files and arguments give the same report.
@@ -71,6 +84,8 @@ def make_report(
         target: The column that a model learns to predict, for utility; one is looked for where it is None.
         seed: Draws samples and seeds models.
         name: Of the dataset, for the page.
+        asked: In what it was asked to differ from its source. The rows of the source are weighted accordingly; those
+            that are not as `where` has it are left out.
         sample: Rows of each table that are drawn into memory, at most.
 
     Raises:
@@ -88,20 +103,34 @@ def make_report(
     with Tables(features, fitted or made) as tables:
         tables.add("synthetic", made)
         if fitted is not None:
-            tables.add("train", fitted)
+            tables.add("train", fitted, asked.where)
         if holdout is not None:
-            tables.add("holdout", _files(holdout))
+            tables.add("holdout", _files(holdout), asked.where)
+        if asked.where and tables.rows.get("train") == 0:
+            tables.rows = {"synthetic": tables.rows["synthetic"]}
         for table in ("synthetic", "train"):
             if tables.rows.get(table) == 0:
                 raise EmptyDatasetError(f"the {table} table of {name!r} has no rows: there is nothing to report on")
-        return _report(tables, target=target, seed=seed, name=name, sample=sample)
+        nothing_alike = fitted is not None and "train" not in tables.rows
+        return _report(
+            tables, asked=asked, target=target, seed=seed, name=name, sample=sample, nothing_alike=nothing_alike
+        )
 
 
 def _files(given: Files) -> list[Path]:
     return [given] if isinstance(given, Path) else list(given)
 
 
-def _report(tables: Tables, *, target: str | None, seed: int, name: str, sample: int) -> Report:
+def _report(
+    tables: Tables,
+    *,
+    asked: Asked,
+    target: str | None,
+    seed: int,
+    name: str,
+    sample: int,
+    nothing_alike: bool,
+) -> Report:
     modelled = [feature for feature in tables.features if feature.kind in MODELLED]
     samples = _Samples(
         synthetic=tables.sample("synthetic", modelled, sample, seed),
@@ -110,11 +139,12 @@ def _report(tables: Tables, *, target: str | None, seed: int, name: str, sample:
     )
     original = samples.original
     compared = [samples.synthetic] if original is None else [original, samples.synthetic]
-    binned = [bin_feature(feature, compared) for feature in modelled]
+    weighing = AS_IT_IS if original is None else weigh(modelled, asked, original)
+    binned = [bin_feature(feature, compared, weighing) for feature in modelled]
     pairs = compare_pairs(binned, seed)
     fidelity = None
     if original is not None and binned:
-        fidelity = summarise(binned, pairs, tell_apart(modelled, original, samples.synthetic, seed), seed)
+        fidelity = summarise(binned, pairs, tell_apart(modelled, original, samples.synthetic, seed, weighing), seed)
     utility, no_utility = _utility(modelled, samples, pairs, target, seed)
     report = Report(
         name=name,
@@ -123,6 +153,7 @@ def _report(tables: Tables, *, target: str | None, seed: int, name: str, sample:
         seed=seed,
         training_rows=tables.rows.get("train"),
         holdout_rows=tables.rows.get("holdout"),
+        comparison=_comparison(asked, weighing, nothing_alike=nothing_alike) if asked else None,
         repeated=repeated_share(tables, "synthetic"),
         columns=_columns(tables, binned, compared),
         pairs=pairs,
@@ -134,6 +165,15 @@ def _report(tables: Tables, *, target: str | None, seed: int, name: str, sample:
         remarks=(),
     )
     return msgspec.structs.replace(report, remarks=remarks_on(report))
+
+
+def _comparison(asked: Asked, weighing: Weighing, *, nothing_alike: bool) -> Comparison:
+    return Comparison(
+        asked=asked,
+        effective_rows=None if weighing.effective_rows is None else round(weighing.effective_rows, 1),
+        unreached=weighing.unreached,
+        nothing_alike=nothing_alike,
+    )
 
 
 def _columns(tables: Tables, binned: Sequence[Binned], compared: Sequence[pa.Table]) -> tuple[ColumnFigures, ...]:
@@ -156,10 +196,14 @@ def _column(tables: Tables, feature: Feature, binned: Binned | None, compared: S
         return figures
     values = [table.column(feature.field) for table in compared]
     shares = [tuple(round(float(share), 5) for share in binned.shares(place)) for place in range(len(values))]
+    if binned.weights is not None:
+        missing_rows = binned.codes[0] == len(binned.labels) - 1
+        of_all = float(binned.weights[missing_rows].sum() / binned.weights.sum())
+        figures = msgspec.structs.replace(figures, missing_original=of_all)
     shape = Shape(labels=binned.labels, original=shares[0] if len(shares) > 1 else (), synthetic=shares[-1])
     figures = msgspec.structs.replace(figures, shape=shape)
     if feature.kind != "category":
-        curve = histogram([column.to_numpy() for column in values], LEAST_SHARED)
+        curve = histogram([column.to_numpy() for column in values], LEAST_SHARED, binned.weights)
         figures = msgspec.structs.replace(figures, curve=curve)
     if len(values) == 1:
         return figures

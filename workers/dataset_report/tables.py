@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import duckdb
 import msgspec
@@ -103,8 +103,13 @@ class Tables:
         self.database.close()
         self._folder.cleanup()
 
-    def add(self, name: str, files: Sequence[Path]) -> None:
+    def add(self, name: str, files: Sequence[Path], where: Mapping[str, Any] | None = None) -> None:
         """Make a table known under a name, and count its rows.
+
+        Args:
+            name: In SQL.
+            files: Of the table.
+            where: By column, the value that rows must have to be of the table; None is a missing one.
 
         Raises:
             ValueError: a column that the report is to read is not in the files, or they have one it is not told of.
@@ -120,8 +125,12 @@ class Tables:
             f"{_expression(feature, _quoted(known[feature.column]), self._types[feature.column])} AS {feature.field}"
             for feature in self.features
         )
+        types = dict(zip(known, map(str, relation.types), strict=True))
+        alike = [_has(_quoted(known[column]), types[column], value) for column, value in (where or {}).items()]
         relation.create_view(f"raw_{name}")
-        self.database.execute(f"CREATE VIEW {name} AS SELECT {chosen} FROM raw_{name}")  # noqa: S608
+        self.database.execute(
+            f"CREATE VIEW {name} AS SELECT {chosen} FROM raw_{name} WHERE {' AND '.join(alike) or 'true'}"  # noqa: S608
+        )
         self.rows[name] = self.number(f"SELECT count(*) FROM {name}")  # noqa: S608
 
     def number(self, query: str) -> int:
@@ -198,6 +207,16 @@ def _expression(feature: Feature, column: str, original_type: str) -> str:
         return f"CAST({column} AS VARCHAR)"
     text = f"coalesce(CAST(TRY_CAST({column} AS {original_type}) AS VARCHAR), CAST({column} AS VARCHAR))"
     return f"nullif({text}, 'nan')" if original_type in {"DOUBLE", "FLOAT"} else text
+
+
+def _has(column: str, kind: str, value: object) -> str:
+    """Whether a column has a value, in SQL."""
+    if value is None:
+        # Of a Parquet file DuckDB finds no NaN with isnan: it skips row groups by their least and greatest value.
+        known = f"coalesce(isfinite({column}), false)" if kind in {"DOUBLE", "FLOAT"} else f"{column} IS NOT NULL"
+        return f"NOT {known}"
+    written = "'" + str(value).replace("'", "''") + "'"  # as DuckDB reads any type that a column here has
+    return f"{column} = TRY_CAST({written} AS {kind})"
 
 
 def _quoted(name: str) -> str:
