@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from workers.dataset_report.figures import Comparison, Fidelity, Level, Privacy, Remark, Report, TextFigures, Utility
+from workers.dataset_report.figures import (
+    Comparison,
+    Fidelity,
+    Level,
+    LinkedFigures,
+    PairFigures,
+    Privacy,
+    Remark,
+    Report,
+    TextFigures,
+    Utility,
+)
 
 CLEAR: Final = 3.0
 """So many standard errors from chance, a figure is no accident."""
@@ -27,6 +38,7 @@ def remarks_on(report: Report) -> tuple[Remark, ...]:
     found = [
         *_comparison(report.comparison),
         *_fidelity(report),
+        *_linked(report.linked),
         *_utility(report.utility),
         *_privacy(report.privacy),
         *_itself(report),
@@ -77,6 +89,50 @@ def _fidelity(report: Report) -> Iterator[Remark]:
     yield from _columns_off(report)
     yield from _pairs_lost(report)
     yield from _told_apart(figures)
+
+
+def _linked(figures: LinkedFigures | None) -> Iterator[Remark]:
+    """Whether rows belong to their subjects as in the source."""
+    if figures is None:
+        return
+    if figures.orphans is not None:
+        yield Remark(
+            level="weak" if figures.orphans else "good",
+            subject="subjects",
+            text=f"{figures.orphans:,} rows have a {figures.foreign_key!r} that no row of the parent has."
+            if figures.orphans
+            else f"Every {figures.foreign_key!r} is that of a row of the parent.",
+        )
+    length = figures.rows_per_subject
+    if length.accuracy is None or length.accuracy_expected is None or figures.mean_rows_original is None:
+        return
+    below = length.accuracy_expected - length.accuracy
+    yield Remark(
+        level="good" if below < 2 * _CLOSE else "fair" if below < _FAR else "weak",
+        subject="subjects",
+        text=f"A subject has {figures.mean_rows:.1f} rows in the mean, in the source {figures.mean_rows_original:.1f}; "
+        f"their spread is {_percent(length.accuracy)} accurate, a fresh sample's {_percent(length.accuracy_expected)}.",
+    )
+    yield from _pairs_off(figures.coherence, "The rows of a subject follow each other")
+    yield from _pairs_off(figures.with_parent, "Rows belong to the parent's")
+
+
+def _pairs_off(pairs: Sequence[PairFigures], what: str) -> Iterator[Remark]:
+    """Of pairs of columns of rows that belong together, how far they are from the source."""
+    lost = [(pair.accuracy_expected or 0.0) - (pair.accuracy or 0.0) for pair in pairs]
+    if not lost:
+        return
+    below = max(lost)
+    worst = pairs[lost.index(below)]
+    found, expected = _percent(worst.accuracy or 0.0), _percent(worst.accuracy_expected or 0.0)
+    yield Remark(
+        level="good" if below < _FAR else "fair" if below < 2 * _FAR else "weak",
+        subject="subjects",
+        text=f"{what} as in the source."
+        if below < _FAR
+        else f"{what} otherwise than in the source: {worst.first!r} with {worst.second!r}, "
+        f"{found} accurate where a fresh sample is {expected}.",
+    )
 
 
 def _columns_off(report: Report) -> Iterator[Remark]:
