@@ -14,6 +14,8 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 export TORCH_INDEX
+# Every process of a stack imports torch and more; without Python's cache of compiled modules each compiles them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

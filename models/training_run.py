@@ -67,6 +67,17 @@ class TextData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParentTable:
+    """The subjects of a table's sequences, one a row, with what is known of them."""
+
+    table: pa.Table
+    columns: tuple[Column, ...]
+    """Its columns, in its order; that of the key is of kind `id`."""
+    key: str
+    """The column that the other table's foreign key names: no two are equal, none is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableData:
     """A table that a model of tables is fitted to: what was held out is not in it."""
 
@@ -79,6 +90,12 @@ class TableData:
     license: str
     held_out: int = 0
     """Rows that were held out."""
+    foreign_key: str | None = None
+    """The column, of kind `id`, that says which subject a row belongs to: the rows of one are a sequence."""
+    order_by: str | None = None
+    """The column that orders a sequence; by default its rows are in the table's order."""
+    parent: ParentTable | None = None
+    """What the sequences depend on. Some of its subjects may have no rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ PART_COLUMNS = (
     "part_prompt_tokens",
     "part_completion_tokens",
     "part_checks",
+    "part_rows",
 )
 
 NO_FIGURES: dict[str, Any] = {  # column values
@@ -429,6 +430,7 @@ def _part_values(part: Part) -> dict[str, Any]:
         "part_prompt_tokens": part.usage.prompt_tokens,
         "part_completion_tokens": part.usage.completion_tokens,
         "part_checks": None if part.checks is None else msgspec.json.encode(part.checks).decode(),
+        "part_rows": part.rows,
     }
 
 

@@ -18,8 +18,8 @@ from workers.store import UPLOAD_SCHEME
 def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     """The job in a YAML (or JSON) file, with `key=value` overrides (`sampling.max_tokens=64`) applied.
 
-    A relative `source.file` or `data.folder`, or path of an image in `source.items`, is relative to the job file. A job
-    without a name gets the file's.
+    A relative path of a file or folder that the job reads, or of an image in `source.items`, is relative to the job
+    file. A job without a name gets the file's.
 
     Raises:
         SpecError: there is no such file, it is not YAML, or not a job; with the file and the line.
@@ -39,13 +39,14 @@ def load_job_file(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
         spec = parse_job(data)
     except SpecError as error:
         raise _located(error, found, overridden) from error
-    source = spec.input_file
-    if source is None and spec.source.items is not None and spec.input_fields:
+    files = spec.input_files
+    if not files and spec.source.items is not None and spec.input_fields:
         items = [with_absolute_paths(spec, row, file.absolute().parent) for row in spec.source.items]
         return spec.model_copy(update={"source": spec.source.model_copy(update={"items": items})})
-    if source is None or "://" in source:
-        return spec
-    return spec.with_source_file(str(file.parent / Path(source).expanduser()))
+    for param, source in files.items():
+        if "://" not in source:
+            spec = spec.with_input(param, str(file.parent / Path(source).expanduser()))
+    return spec
 
 
 def is_local(source_file: str) -> bool:

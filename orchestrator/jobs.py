@@ -40,10 +40,13 @@ from orchestrator.spec_error import SpecError
 from orchestrator.sums import sum_shards, totals_of
 from orchestrator.tables import Job, Shard
 from orchestrator.totals import Totals
+from orchestrator.train_spec import PARENT_FILE
 from orchestrator.training import read_training
 from orchestrator.views import PRIORITIES, JobView, NodeView, view_job, view_node
 
 MAX_PAGE = 1000
+DEFAULT_TENANT = "default"
+"""Whose jobs are that nobody says anything else of."""
 
 
 class UnknownJobError(Exception):
@@ -65,7 +68,7 @@ class Jobs:
         self.engine = engine
         self._clock = clock
 
-    def create(self, spec: JobSpec, *, tenant: str = "default", idempotency_key: str | None = None) -> JobView:
+    def create(self, spec: JobSpec, *, tenant: str = DEFAULT_TENANT, idempotency_key: str | None = None) -> JobView:
         """Accept a job; its source is read later, by the scheduler.
 
         The same key with the same spec gives the job that was made first.
@@ -75,7 +78,7 @@ class Jobs:
             SpecError: the deadline is not after now, or the upload that it names was removed.
         """
         now = self._clock()
-        upload = removals.upload_prefix(spec.input_file)
+        uploads = {param: removals.upload_prefix(file) for param, file in spec.input_files.items()}
         text, digest = _stored(spec)
         deadline = None
         if spec.deadline is not None:
@@ -92,7 +95,8 @@ class Jobs:
             "spec": text,
             "spec_digest": digest,
             "idempotency_key": idempotency_key,
-            "upload": upload,
+            "upload": uploads.get(spec.input_param),
+            "parent_upload": uploads.get(PARENT_FILE),
             "status": JobStatus.VALIDATING.value,
             "generation": 1,
             "planner_beat": 0,
@@ -115,9 +119,12 @@ class Jobs:
 
         def work(connection: Connection) -> None:
             _check_compared(connection, spec, tenant)
-            if upload is not None and removals.is_removed(connection, upload):
-                message = "this upload is gone: none is kept for more than a day without a job; upload the file again"
-                raise SpecError(message, param=spec.input_param, code="invalid_source")
+            for param, upload in uploads.items():
+                if upload is not None and removals.is_removed(connection, upload):
+                    message = (
+                        "this upload is gone: none is kept for more than a day without a job; upload the file again"
+                    )
+                    raise SpecError(message, param=param, code="invalid_source")
             connection.execute(insert(Job), rows)
 
         try:
@@ -129,7 +136,7 @@ class Jobs:
             raise
         return self.get(job_id)
 
-    def submitted(self, spec: JobSpec, *, tenant: str = "default", idempotency_key: str) -> JobView | None:
+    def submitted(self, spec: JobSpec, *, tenant: str = DEFAULT_TENANT, idempotency_key: str) -> JobView | None:
         """The job that was made with this key, if there is one.
 
         Raises:

@@ -97,8 +97,8 @@ def _begin(engine: Engine, store: ObjectStore, job: JobRow, what: str, now: floa
     child = str(ULID.from_timestamp(now))
     earlier = (decode_passes(job.passes).duplicates or {}).get("against", ()) if what == PASS else ()
     with database.reading(engine) as connection:
-        parts = _parts_of(connection, job.id)
-        against = {each: _parts_of(connection, each) for each in earlier}
+        parts = parts_of(connection, job.id)
+        against = {each: parts_of(connection, each) for each in earlier}
     key = part_list_key(job.id, child)
     # Where another scheduler takes this step first, the list is one that nobody reads. It goes with the job.
     store.put(key, PartList(parts, against).encoded(), content_type="application/json")
@@ -131,7 +131,8 @@ def done_parts(job_id: str) -> Select[str | None, str | None, int, int, int | No
     )
 
 
-def _parts_of(connection: Connection, job_id: str) -> tuple[PartOf, ...]:
+def parts_of(connection: Connection, job_id: str) -> tuple[PartOf, ...]:
+    """The same as the lists of parts have them."""
     rows = connection.execute(done_parts(job_id))
     return tuple(
         PartOf(row.part_key, row.part_sha256, row.first, row.items, row.part_ok, row.judged_part) for row in rows

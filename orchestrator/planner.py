@@ -18,18 +18,20 @@ from sqlalchemy.exc import DBAPIError
 from ulid import ULID
 
 from models.errors import UnknownModelError
-from orchestrator import claims, database, speeds
+from orchestrator import claims, database, parents, speeds
 from orchestrator.claims import NewShard, Waiting
 from orchestrator.finalize import staged_prefix
 from orchestrator.jobs import Jobs, UnknownJobError
 from orchestrator.model_catalog import TrainedModels
-from orchestrator.planning import PlannedShard, PlanSummary, Staging, plan, training_rows
+from orchestrator.parents import Parent, find_parent
+from orchestrator.planning import PlannedShard, PlanSummary, Staging, parent_rows, plan, training_rows
 from orchestrator.source_files import open_source
-from orchestrator.spec import JobSpec
+from orchestrator.spec import JobSpec, Source
 from orchestrator.spec_error import SpecError
 from orchestrator.static_checks import adapter_versions, check_table, may_be_trained
 from orchestrator.training_source import pin_data
 from orchestrator.views import JobError
+from workers.contracts import TableWork
 from workers.store import ObjectStore, StoreError, delete_prefix
 
 logger = logging.getLogger(__name__)
@@ -166,6 +168,10 @@ class Planner:
         model = self._pinned_model(spec)
         adapters = adapter_versions(spec, TrainedModels(self._engine, self._store).find_adapter)
         rows = training_rows(spec, self._store, staging)
+        of_parent = parent_rows(spec, self._store, staging)
+        parent = self._parent(job_id, spec)
+        if parent is not None:
+            spec = spec.model_copy(update={"source": Source(count=parent.blocks_of(spec))})
         source = open_source(spec, self._store)
         summary: PlanSummary = plan(spec, source, staging, on_shards=take, items_per_shard=size)
         finished = claims.finish(
@@ -173,7 +179,15 @@ class Planner:
             job_id,
             self._owner,
             work=msgspec.json.encode(
-                spec.work(summary.custom_id, model=model, etag=etag, rows=rows, adapters=adapters)
+                spec.work(
+                    summary.custom_id,
+                    model=model,
+                    etag=etag,
+                    rows=rows,
+                    parent_rows=of_parent,
+                    subjects=None if parent is None else self._subjects(spec, parent, staging),
+                    adapters=adapters,
+                )
             ).decode(),
             items=summary.items,
             shard_count=summary.shards,
@@ -183,6 +197,14 @@ class Planner:
         if not finished:
             raise _ClaimLostError
         logger.info("job %s: %d items in %d shards", job_id, summary.items, summary.shards)
+
+    def _parent(self, job_id: str, spec: JobSpec) -> Parent | None:
+        """The job whose rows are the subjects of a linked table."""
+        find_table = TrainedModels(self._engine, self._store).find_table
+        return find_parent(self._engine, spec, self._jobs.tenant(job_id), find_table)
+
+    def _subjects(self, spec: JobSpec, parent: Parent, staging: Staging) -> TableWork | None:
+        return None if spec.table is None else spec.table.work(parents.parent_rows(self._engine, parent, staging))
 
     def _pinned_model(self, spec: JobSpec) -> str | None:
         """The version of a trained model that a job means: it stays, whatever is trained later."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -36,12 +36,22 @@ from orchestrator.source_files import (
 from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError
 from orchestrator.static_checks import compile_templates
+from orchestrator.train_spec import PARENT_FILE
 from workers.contracts import ByteRange, CountRange, Row, RowGroupRange, SourceRange
 from workers.sources import RangedFile, open_parquet, parquet_columns
 from workers.store import ObjectStore, StoreError
 from workers.store_folder import FolderStore
 
-__all__ = ["PlanSummary", "PlannedShard", "Staging", "default_shard_size", "plan", "plan_here", "training_rows"]
+__all__ = [
+    "PlanSummary",
+    "PlannedShard",
+    "Staging",
+    "default_shard_size",
+    "parent_rows",
+    "plan",
+    "plan_here",
+    "training_rows",
+]
 
 TEXT_SHARD = 32
 ECHO_SHARD = 5000
@@ -139,9 +149,37 @@ def training_rows(spec: JobSpec, own: ObjectStore, staging: Staging) -> tuple[So
         SpecError: as `plan`.
         StoreError: the store failed.
     """
-    rows = spec.over_rows()
-    if rows is spec:
+    rows, data = spec.over_rows(), spec.data
+    if rows is spec or data is None:
         return ()
+    ranges, summary = _ranges(rows, own, staging, "data.file")
+    _check_columns(data.columns, summary, "data.columns", spec.input_file)
+    for name in ("foreign_key", "order_by"):
+        column = getattr(data, name)
+        _check_columns(() if column is None else (column,), summary, f"data.{name}", spec.input_file)
+    return ranges
+
+
+def parent_rows(spec: JobSpec, own: ObjectStore, staging: Staging) -> tuple[SourceRange, ...]:
+    """As `training_rows`, of the table of the subjects that the rows of a linked table belong to.
+
+    Raises:
+        SpecError: as `plan`.
+        StoreError: the store failed.
+    """
+    rows, parent = spec.over_parent(), None if spec.data is None else spec.data.parent
+    if rows is None or parent is None:
+        return ()
+    # Beside what the other table leaves there.
+    ranges, summary = _ranges(rows, own, Staging(staging.store, f"{staging.prefix}/parent"), PARENT_FILE)
+    _check_columns(parent.columns, summary, "data.parent.columns", parent.file)
+    _check_columns((parent.key,), summary, "data.parent.key", parent.file)
+    return ranges
+
+
+def _ranges(
+    rows: JobSpec, own: ObjectStore, staging: Staging, param: str
+) -> tuple[tuple[SourceRange, ...], PlanSummary]:
     ranges: list[SourceRange] = []
     try:
         summary = plan(
@@ -153,28 +191,21 @@ def training_rows(spec: JobSpec, own: ObjectStore, staging: Staging) -> tuple[So
             samples=0,
         )
     except SpecError as error:
-        raise _of_training(error) from error
+        raise error.renamed("source.file", param) from error
     if summary.rows > MAX_TRAINING_ROWS:
         message = f"holds {summary.rows:,} rows; a training takes {MAX_TRAINING_ROWS:,} at most"
-        raise SpecError(message, file=spec.input_file, param="data.file", code="invalid_source")
-    _check_columns(spec, summary)
-    return tuple(ranges)
+        raise SpecError(message, file=rows.source.file, param=param, code="invalid_source")
+    return tuple(ranges), summary
 
 
-def _check_columns(spec: JobSpec, summary: PlanSummary) -> None:
-    """See that the columns are there whose kinds a table's job gives."""
-    given = {} if spec.data is None else spec.data.columns
-    for name in given:
+def _check_columns(names: Iterable[str], summary: PlanSummary, param: str, file: str | None) -> None:
+    """See that the columns are there that a table's job names."""
+    for name in names:
         if name not in summary.columns:
             near = get_close_matches(name, summary.columns, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(summary.columns[:20])}"
-            message = f"data.columns: there is no column {name!r}; {hint}"
-            raise SpecError(message, file=spec.input_file, param="data.columns", code="invalid_source")
-
-
-def _of_training(error: SpecError) -> SpecError:
-    param = "data.file" if error.param == "source.file" else error.param
-    return SpecError(error.message, param=param, line=error.line, file=error.file, code=error.code)
+            message = f"{param}: there is no column {name!r}; {hint}"
+            raise SpecError(message, file=file, param=param, code="invalid_source")
 
 
 def plan_here(spec: JobSpec, *, items_per_shard: int | None = None, samples: int = 3) -> PlanSummary:

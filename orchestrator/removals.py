@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator import database
@@ -49,7 +49,7 @@ def job_prefix(job_id: str) -> str:
 
 
 def upload_prefix(file: str | None) -> str | None:
-    """Where the upload lies that a job's `source.file` names; None where it names none."""
+    """Where the upload lies that a job's file names; None where it names none."""
     if file is None or not file.startswith(UPLOAD_SCHEME):
         return None
     parts = PurePosixPath(file.removeprefix(UPLOAD_SCHEME)).parts
@@ -88,7 +88,11 @@ def remove_uploads(engine: Engine, prefixes: Collection[str], *, now: float) -> 
     """Remove those uploads that no job names; returns how many."""
 
     def work(connection: Connection) -> int:
-        named = connection.execute(select(Job.upload).where(Job.upload.in_(prefixes))).scalars()
+        named = [
+            prefix
+            for column in (Job.upload, Job.parent_upload)
+            for prefix in connection.scalars(select(column).where(column.in_(prefixes)))
+        ]
         known = connection.execute(select(Removal.prefix).where(Removal.prefix.in_(prefixes))).scalars()
         unused = sorted(set(prefixes) - set(named) - set(known))
         if unused:
@@ -124,7 +128,7 @@ def confirm(engine: Engine, removal: Due) -> bool:
 
 def naming(prefix: str) -> Select[str]:
     """A job that names an upload."""
-    return select(Job.id).where(Job.upload == prefix).limit(1)
+    return select(Job.id).where(or_(Job.upload == prefix, Job.parent_upload == prefix)).limit(1)
 
 
 def emptied(engine: Engine, removal: Due) -> None:

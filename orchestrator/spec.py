@@ -24,9 +24,9 @@ from orchestrator.flow_spec import check_flow, with_sources
 from orchestrator.image_spec import ImageFields, check_images, default_model, refuse_image_fields
 from orchestrator.spec_error import SpecError
 from orchestrator.table_spec import TableJobFields, blocks_of, refuse_report, refuse_table
-from orchestrator.train_spec import ROW, TrainFields, check_training
+from orchestrator.train_spec import NO_RANGES, PARENT_FILE, ROW, TrainFields, check_training
 from orchestrator.validation import explain, json_type
-from workers.contracts import Row, SourceRange, Work
+from workers.contracts import Row, SourceRange, TableWork, Work
 
 MAX_COUNT = 1_000_000_000
 MAX_GRID = 100_000
@@ -225,7 +225,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
         self._refuse("n", "keep", "options", "adapter", what="for jobs with rows of their own")
         if self.table is None:
             raise ValueError("table is missing; say at least how many rows are wanted: table: {rows: 100000}")
-        if self.source != Source(**blocks_of({"rows": self.table.rows, "block": self.table.block})):
+        if self.source != Source(**blocks_of(self.table.model_dump())):
             raise ValueError("source is for jobs with rows; a table is sampled from its model")
 
     def passes(self) -> Passes | None:
@@ -312,13 +312,23 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
         source = Source(file=data.file, format=data.format, delimiter=data.delimiter)
         return self.model_copy(update={"source": source})
 
+    def over_parent(self) -> JobSpec | None:
+        """A training on a linked table as a job over the rows of its parent's file, like `over_rows`; else None."""
+        parent = None if self.data is None else self.data.parent
+        if parent is None or parent.file is None:
+            return None
+        source = Source(file=parent.file, format=parent.format, delimiter=parent.delimiter)
+        return self.model_copy(update={"source": source})
+
     def work(
         self,
         custom_id: str | None,
         *,
         model: str | None = None,
         etag: str | None = None,
-        rows: tuple[SourceRange, ...] = (),
+        rows: tuple[SourceRange, ...] = NO_RANGES,
+        parent_rows: tuple[SourceRange, ...] = NO_RANGES,
+        subjects: TableWork | None = None,
         adapters: Mapping[str, str] | None = None,
     ) -> Work:
         """What every shard of the job has in common.
@@ -328,6 +338,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
             model: In place of the job's: the version of a trained model that it came to.
             etag: The version of a training's archive.
             rows: Where a training's rows are.
+            parent_rows: Where those of its parent's table are.
+            subjects: In place of the table's own work: of one whose subjects are another job's rows, as planning found.
             adapters: By the job's names of adapters that were trained, `NAME@VERSION` of each.
         """
         adapters = adapters or {}
@@ -347,8 +359,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
             options=None if self.options is None else self.options.model_dump(mode="json"),
             image=self.image_work(self.prompt, adapters) if self.kind == "image" else None,
             audio=self.audio_work(self.prompt, provenance=self.provenance) if self.kind == "audio" else None,
-            train=self.train_work(self.seed, etag, rows) if self.kind == "train" else None,
-            table=None if self.table is None else self.table.work(),
+            train=self.train_work(self.seed, etag, rows, parent_rows) if self.kind == "train" else None,
+            table=subjects or (None if self.table is None else self.table.work()),
             adapter=None if self.adapter is None else adapters.get(self.adapter, self.adapter),
             upstream=tuple(self.upstream or ()),
             dataset=self.dataset_work(self.source.grid or ()) if self.kind == "dataset" else None,
@@ -366,6 +378,21 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
         if self.data is None:
             return "source.file"
         return "data.folder" if self.data.file is None else "data.file"
+
+    @property
+    def input_files(self) -> dict[str, str]:
+        """All that the job reads, by the field that names it."""
+        given = {self.input_param: self.input_file}
+        if self.data is not None and self.data.parent is not None:
+            given[PARENT_FILE] = self.data.parent.file
+        return {param: file for param, file in given.items() if file is not None}
+
+    def with_input(self, param: str, file: str) -> JobSpec:
+        """The same job, reading another file for that of `input_files`."""
+        if param != PARENT_FILE or self.data is None or self.data.parent is None:
+            return self.with_source_file(file)
+        parent = self.data.parent.model_copy(update={"file": file})
+        return self.model_copy(update={"data": self.data.model_copy(update={"parent": parent})})
 
     def with_source_file(self, file: str) -> JobSpec:
         """The same job, reading another file: the uploaded copy of a local one, say."""

@@ -41,6 +41,11 @@ class SpecError(Exception):
         """The same error with its place, where it has none yet."""
         return SpecError(self.message, param=self.param, line=self.line or line, file=self.file or file, code=self.code)
 
+    def renamed(self, param: str, to: str) -> SpecError:
+        """The same error, said of the field that a job has in place of one that it is planned with."""
+        named = to if self.param == param else self.param
+        return SpecError(self.message, param=named, line=self.line, file=self.file, code=self.code)
+
     def within(self, place: str) -> SpecError:
         """The same error of a part of a job: a node of a flow."""
         param = place if self.param is None else f"{place}.{self.param}"

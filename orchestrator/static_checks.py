@@ -18,6 +18,7 @@ from orchestrator.dataset_spec import check_plan
 from orchestrator.deadlines import resolve_deadline
 from orchestrator.spec import JobSpec
 from orchestrator.spec_error import SpecError
+from orchestrator.table_spec import TableFields
 from orchestrator.train_spec import check_base
 from workers.prompts import PromptError, PromptTemplate
 from workers.schemas import SchemaError, check_schema
@@ -155,7 +156,8 @@ def check_table(spec: JobSpec, find_table: FindTrained | None) -> TrainedModel |
     from workers.table_accept.expressions import RuleError, check_rules  # noqa: PLC0415 - and duckdb
 
     model, table = find_table(spec.model), spec.table
-    request = TableRequest(rows=table.rows, seed=0, where=table.where, rebalance=table.rebalance, impute=table.impute)
+    _check_linked(table, model)
+    request = TableRequest(rows=table.number, seed=0, where=table.where, rebalance=table.rebalance, impute=table.impute)
     try:
         check_request(request, model.columns)
     except ModelError as error:
@@ -166,6 +168,29 @@ def check_table(spec: JobSpec, find_table: FindTrained | None) -> TrainedModel |
         except RuleError as error:
             raise SpecError(f"table.accept.{error}", param="table.accept") from error
     return model
+
+
+def _check_linked(table: TableFields, model: TrainedModel) -> None:
+    """See that a table is asked for by what its model counts in: rows, a parent's rows, or subjects."""
+    linked = model.linked
+    if linked is None:
+        if table.linked:
+            given = "parent" if table.parent is not None else "subjects"
+            raise _wrong_number(given, f"the rows of {model.name} stand alone; say how many: table: {{rows: 100000}}")
+    elif table.rows is not None:
+        wanted = "subjects: 1000, how many" if linked.parent_key is None else "parent: JOB, whose rows are the subjects"
+        raise _wrong_number(
+            "rows", f"the rows of {model.name} belong to subjects ({linked.foreign_key}); give {wanted}"
+        )
+    elif linked.parent_key is not None and table.parent is None:
+        message = f"{model.name} depends on its parent; give parent: JOB, a completed job of kind tabular, in its place"
+        raise _wrong_number("subjects", message)
+    elif linked.parent_key is None and table.parent is not None:
+        raise _wrong_number("parent", f"{model.name} was fitted without a parent; give subjects: 1000, how many")
+
+
+def _wrong_number(field: str, message: str) -> SpecError:
+    return SpecError(f"table.{field}: {message}", param=f"table.{field}")
 
 
 def _check_base(spec: JobSpec) -> None:

@@ -65,6 +65,7 @@ def sums(job_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
             func.sum(case((has_part, Shard.part_prompt_tokens), else_=Shard.prompt_tokens)).label("prompt"),
             func.sum(case((has_part, Shard.part_completion_tokens), else_=Shard.completion_tokens)).label("completion"),
             func.count(Shard.part_checks).label("checked"),
+            func.sum(Shard.part_rows).label("rows"),
             func.sum(Shard.losses).label("losses"),
             func.sum(Shard.failures).label("failures"),
             func.max(Shard.error_message).label("trouble"),
@@ -120,4 +121,5 @@ def _add(so_far: Totals, row: Row) -> Totals:  # type: ignore[type-arg]  # one g
         read=so_far.read + row.read,
         generate=so_far.generate + row.generate,
         write=so_far.write + row.write,
+        rows=so_far.rows + int(row.rows or 0),
     )

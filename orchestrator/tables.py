@@ -49,6 +49,7 @@ class Job(Base):
         Index("jobs_dispatch_order", "status", "priority", "deadline_at", "created_at"),
         Index("jobs_by_end", "finished_at"),
         Index("jobs_by_upload", "upload"),
+        Index("jobs_by_parent_upload", "parent_upload"),
         Index("jobs_by_flow", "flow", "node", unique=True),
         Index("jobs_unswept", "finished_at", sqlite_where=text(_UNSWEPT), postgresql_where=text(_UNSWEPT)),
     )
@@ -68,6 +69,8 @@ class Job(Base):
     idempotency_key: Mapped[str | None]
     upload: Mapped[str | None]
     """Prefix in the store of the upload that it reads, where it reads one."""
+    parent_upload: Mapped[str | None]
+    """The same of the parent's table, where a model is fitted to a linked one."""
     flow: Mapped[str | None] = mapped_column(String(ID_LENGTH))
     """Of a node of a flow, the flow."""
     node: Mapped[str | None]
@@ -201,6 +204,8 @@ class Shard(Base):
     part_completion_tokens: Mapped[int | None]
     part_checks: Mapped[str | None]
     """Of a job with rules, what they came to: workers.acceptance.figures.CheckFigures as JSON."""
+    part_rows: Mapped[int | None]
+    """Of a linked table, the rows of its blocks."""
 
 
 class Execution(Base):

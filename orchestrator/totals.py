@@ -73,6 +73,8 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write: float = 0.0
     checks: CheckFigures | None = None
     """What the rules came to, in the shards that are done; None where they found nothing wrong, or there are none."""
+    rows: int = 0
+    """Of a linked table, in the shards that are done."""
 
     def __add__(self, other: Totals) -> Totals:
         """The sums of two jobs that one flow is made of; of what cannot be added, that of the first that has it."""
@@ -95,6 +97,7 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             generate=self.generate + other.generate,
             write=self.write + other.write,
             checks=both(self.checks, other.checks),
+            rows=self.rows + other.rows,
         )
 
     def encoded(self) -> str:

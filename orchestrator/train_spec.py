@@ -23,7 +23,7 @@ from models.training.settings import (
 )
 from models.training_run import TRAINED_NAME, Dataset
 from orchestrator.deadlines import time_span
-from workers.contracts import FitWork, SourceRange, TrainWork, TuneWork
+from workers.contracts import FitWork, ParentWork, SourceRange, TrainWork, TuneWork
 from workers.store import UPLOAD_SCHEME
 
 Text = Annotated[str, Field(min_length=1)]
@@ -76,6 +76,43 @@ _ENGINES_OWN: Final[dict[FamilyName, tuple[str, ...]]] = {
 }
 """What an engine sets by itself."""
 _OF_IMAGES: Final = ("width", "height", "colour", "augment")
+LINKED_FAMILY: Final = "tabular-argn"
+"""The one family of tables that learns sequences of rows."""
+PARENT_FILE: Final = "data.parent.file"
+NO_RANGES: Final[tuple[SourceRange, ...]] = ()
+
+
+class ParentData(BaseModel):
+    """The table of the subjects that the rows of a linked table belong to: one row each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Text | None = None
+    """As `data.file`."""
+    format: Literal["csv", "jsonl", "parquet"] | None = None
+    delimiter: str | None = None
+    query: Text | None = None
+    """In place of a file: SQL, asked of `data.database`."""
+    key: Text
+    """The column that `data.foreign_key` names: no two rows have the same."""
+    columns: dict[str, Kind] = Field(default_factory=dict)
+    """As `data.columns`."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.file is None) == (self.query is None):
+            raise ValueError("needs one of file and query: where the rows of the subjects are")
+        for name in ("format", "delimiter"):
+            if self.file is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is for a file, and there is a query")
+        if self.columns.get(self.key, "id") != "id":
+            raise ValueError(f"columns.{self.key}: it is the key, which is of kind id; leave it out")
+        return self
+
+    def work(self, rows: tuple[SourceRange, ...]) -> ParentWork:
+        """As the worker takes it."""
+        name = "" if self.file is None else shown_folder(self.file)
+        return ParentWork(key=self.key, rows=rows, query=self.query, columns=dict(self.columns), name=name)
 
 
 class TrainData(BaseModel):
@@ -106,6 +143,12 @@ class TrainData(BaseModel):
     """The name of a database that the workers know: `NIGHTMILL_SOURCE_NAME` in their environment."""
     columns: dict[str, Kind] = Field(default_factory=dict)
     """Of a table: what columns are taken for, by name. The others are looked at."""
+    foreign_key: Text | None = None
+    """Of a linked table: rows with one value of this column are one subject's sequence."""
+    order_by: Text | None = None
+    """The column that orders a sequence; by default the rows' own order."""
+    parent: ParentData | None = None
+    """The subjects, on which the sequences depend."""
     width: Side | None = None
     height: Side | None = None
     """Pixels that images are fitted to; by default 32 each, 64 for a family that learns from captions."""
@@ -121,14 +164,16 @@ class TrainData(BaseModel):
         given = [name for name in ("folder", "dataset", "file", "query") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError("needs one of folder and dataset, or for text and tables file, or for tables query")
-        if (self.query is None) != (self.database is None):
+        asks = self.query is not None or (self.parent is not None and self.parent.query is not None)
+        if asks != (self.database is not None):
             raise ValueError("query and database go together: what is asked, and of which database")
         self._check_templates()
+        self._check_links()
         of_rows = ("system", "format", "delimiter")
         if self.file is not None or self.query is not None:
             self._refuse(_OF_IMAGES, "images, and these are none")
         else:
-            self._refuse((*of_rows, "columns"), "rows, and these are none")
+            self._refuse((*of_rows, "columns", "foreign_key"), "rows, and these are none")
         if self.query is not None:
             self._refuse(of_rows, "a file, and there is a query")
         if (self.width is None) != (self.height is None):
@@ -155,6 +200,17 @@ class TrainData(BaseModel):
         if self.columns and given:
             raise ValueError("columns is for a table, and prompt and completion are for text; give one of the two")
 
+    def _check_links(self) -> None:
+        for name in ("order_by", "parent"):
+            if self.foreign_key is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is for a linked table; give foreign_key: the column that names the subject")
+        if self.foreign_key is None:
+            return
+        if self.order_by == self.foreign_key:
+            raise ValueError(f"order_by is {self.order_by!r}, the foreign key, which is the same in all of a sequence")
+        if self.columns.get(self.foreign_key, "id") != "id":
+            raise ValueError(f"columns.{self.foreign_key}: it is the foreign key, which is of kind id; leave it out")
+
     @property
     def templates(self) -> tuple[Message, ...]:
         """Of rows: the messages that the model reads and, last, what it is to answer; of images none."""
@@ -163,9 +219,17 @@ class TrainData(BaseModel):
         system = () if self.system is None else (Message("system", self.system),)
         return (*system, Message("user", self.prompt), Message("assistant", self.completion))
 
-    def fit_work(self, rows: tuple[SourceRange, ...]) -> FitWork:
+    def fit_work(self, rows: tuple[SourceRange, ...], parent_rows: tuple[SourceRange, ...]) -> FitWork:
         """Of a table: what a model is fitted to."""
-        return FitWork(rows=rows, query=self.query, database=self.database, columns=dict(self.columns))
+        return FitWork(
+            rows=rows,
+            query=self.query,
+            database=self.database,
+            columns=dict(self.columns),
+            foreign_key=self.foreign_key,
+            order_by=self.order_by,
+            parent=None if self.parent is None else self.parent.work(parent_rows),
+        )
 
     def template_field(self, index: int) -> str:
         """The field that template `index` came from."""
@@ -229,13 +293,20 @@ class TrainFields(BaseModel):
     data: TrainData | None = None
     training: TrainingFields | None = None
 
-    def train_work(self, seed: int, etag: str | None = None, rows: tuple[SourceRange, ...] = ()) -> TrainWork:
+    def train_work(
+        self,
+        seed: int,
+        etag: str | None = None,
+        rows: tuple[SourceRange, ...] = NO_RANGES,
+        parent_rows: tuple[SourceRange, ...] = NO_RANGES,
+    ) -> TrainWork:
         """The part of the job's work that is about training.
 
         Args:
             seed: The job's.
             etag: Pins an archive in S3.
-            rows: Where a text model's rows are, as planning found them.
+            rows: Where a text model's or a table's rows are, as planning found them.
+            parent_rows: The same of the parent of a linked table.
         """
         data, training = self.data, self.training
         if data is None or training is None:
@@ -257,7 +328,7 @@ class TrainFields(BaseModel):
             grey=data.dataset is not None or data.colour is False,
             license=data.license,
             tune=None if training.base is None else TuneWork(base=training.base, messages=data.templates, rows=rows),
-            fit=data.fit_work(rows) if training.family in TABLE_FAMILIES else None,
+            fit=data.fit_work(rows, parent_rows) if training.family in TABLE_FAMILIES else None,
         )
 
 
@@ -288,7 +359,7 @@ def _check_base(data: TrainData, training: TrainingFields) -> None:
     if training.family in TABLE_FAMILIES:
         _check_table(data, training)
         return
-    for name in ("columns", "query"):
+    for name in ("columns", "query", "foreign_key"):
         if getattr(data, name):
             raise ValueError(f"data.{name} is for tables, and {training.family} learns from none")
     if training.family != "lora":
@@ -312,6 +383,10 @@ def _check_table(data: TrainData, training: TrainingFields) -> None:
         raise ValueError(f"data.file is missing; {training.family} learns from the rows of a table")
     if data.prompt is not None:
         raise ValueError(f"data.prompt is for the family lora; {training.family} learns from the rows as they are")
+    if data.foreign_key is not None and training.family != LINKED_FAMILY:
+        raise ValueError(
+            f"data.foreign_key: {training.family} learns rows that stand alone; for sequences take {LINKED_FAMILY}"
+        )
 
 
 def check_base(base: str, *, text: bool) -> None:

@@ -124,6 +124,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """Spoken texts that were stored, so far; None of a job of another kind."""
     rows: int | None = None
     """Rows of the table that were stored, so far; None of a job of another kind."""
+    parent: str | None = None
+    """Of a linked table: the job whose rows are its subjects."""
     following: str | None = None
     """Of a job that a pass over all of its rows or a report follows, how far it is with that: pass, redo, settled,
     report or over; None before."""
@@ -201,7 +203,8 @@ def view_job(
         generation=row.generation,
         images=totals.counts.ok * int(spec.get("n", 1)) if row.kind == "image" else None,
         sounds=totals.counts.ok if row.kind == "audio" else None,
-        rows=_table_rows(spec, totals.counts.ok) if row.kind == "tabular" else None,
+        rows=_table_rows(spec, totals) if row.kind == "tabular" else None,
+        parent=spec["table"].get("parent") if row.kind == "tabular" else None,
         following=row.pass_at,
         findings=None if row.findings is None else decode_findings(row.findings),
         dataset=_dataset(spec) if row.kind == "dataset" else None,
@@ -251,9 +254,10 @@ def view_node(row: Row, totals: Totals, completed: Collection[str]) -> NodeView:
     )
 
 
-def _table_rows(spec: dict[str, Any], blocks: int) -> int:  # a stored job
-    rows, block = int(spec["table"]["rows"]), int(spec["table"].get("block", BLOCK_ROWS))
-    return min(rows, blocks * block)
+def _table_rows(spec: dict[str, Any], totals: Totals) -> int:  # a stored job
+    rows, block = spec["table"].get("rows"), int(spec["table"].get("block", BLOCK_ROWS))
+    # A block of subjects has as many rows as they have, which its shard says once it is done.
+    return totals.rows if rows is None else min(int(rows), totals.counts.ok * block)
 
 
 def _predicted(row: Row, training: Reported | None) -> float | None:  # type: ignore[type-arg]  # as above

@@ -20,6 +20,8 @@ Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWor
 adapter, or trains something else.
 Version 8 adds `table`, `dataset`, `pass_over`, `report` and `accept` to Work, `fit` to TrainWork, `redo` to ShardTask
 and `checks` to Part: who overlooks them answers with text, trains something else, or keeps what was rejected.
+Version 9 adds linked tables: `foreign_key`, `order_by` and `parent` to FitWork, `linked`, `parent` and `most` to
+TableWork, and `rows` to Part: who overlooks them takes rows that belong together for rows that stand alone.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from workers.acceptance.figures import CheckFigures
 from workers.acceptance.rules import Accept
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 8
+WIRE_VERSION = 9
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -171,6 +173,21 @@ class TuneWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Of a text model: where the rows are, in order."""
 
 
+class ParentWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The table of the subjects that the rows of a linked table belong to."""
+
+    key: str
+    """Its column that the foreign key names."""
+    rows: tuple[SourceRange, ...] = ()
+    """Where the rows are, in order."""
+    query: str | None = None
+    """In place of them: SQL, asked of the database of `FitWork`."""
+    columns: dict[str, str] = {}
+    """As in `FitWork`."""
+    name: str = ""
+    """Of the file, for messages."""
+
+
 class FitWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a model of tables is fitted to."""
 
@@ -181,6 +198,12 @@ class FitWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     database: str | None = None
     columns: dict[str, str] = {}
     """By name, what columns are to be taken for; the others are looked at."""
+    foreign_key: str | None = None
+    """Of a linked table: rows with one value of this column are one subject's sequence."""
+    order_by: str | None = None
+    """The column that orders a sequence; None for the order of the rows."""
+    parent: ParentWork | None = None
+    """The subjects, where there is a table of them."""
 
 
 class TrainWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -216,9 +239,9 @@ class TableWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What shards of a job that samples a table have in common. An item is a block of rows, which owns its seeds."""
 
     rows: int
-    """Of the whole table."""
+    """Of the whole table; of a linked one, its subjects: where they are rows of a parent, as many as it can have."""
     block: int
-    """Rows of every block but the last."""
+    """Rows of every block but the last; of a linked table, its subjects: with a parent, at most so many."""
     where: dict[str, Any] = {}  # a cell is any JSON
     """The value that a column has in every row."""
     rebalance: dict[str, dict[str, float]] = {}
@@ -228,10 +251,17 @@ class TableWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     temperature: float = 1.0
     rules: dict[str, Any] = {}  # workers.table_accept.TableRules as JSON; pydantic checks it again on arrival
     candidates: int = 10
-    """How many rows are drawn at most for each that is accepted."""
+    """How many rows are drawn at most for each that is accepted; of a linked table, subjects."""
+    linked: bool = False
+    """Whether rows belong to subjects: a block is then one of subjects, and has as many rows as these have."""
+    parent: str | None = None
+    """Of a linked table: key of the list of the parts, workers.dataset_engine.PartList as JSON, of the job whose rows
+    are its subjects. Each block of that job is one of this."""
+    most: int | None = None
+    """Subjects that are taken of a block of the parent at most; None takes all."""
 
     def rows_of(self, block: int) -> int:
-        """Rows that a block has, from 0."""
+        """Rows that a block has, from 0; of a linked table without a parent, subjects."""
         return min(self.block, self.rows - block * self.block)
 
 
@@ -415,6 +445,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     usage: Usage
     checks: CheckFigures | None = None
     """Of a job with rules, what they came to."""
+    rows: int | None = None
+    """Of a linked table, the rows of its blocks."""
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -480,14 +512,24 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
     if isinstance(message, ShardTask):
         return _version_of_task(message)
     if isinstance(message, ShardReport):
-        checked = message.part is not None and message.part.checks is not None
-        return 8 if checked else 1 if message.training is None else 4
+        return _version_of_report(message)
     return 1
+
+
+def _version_of_report(report: ShardReport) -> int:
+    part = report.part
+    needs = (
+        (9, part is not None and part.rows is not None),
+        (8, part is not None and part.checks is not None),
+        (4, report.training is not None),
+    )
+    return next((version for version, needed in needs if needed), 1)
 
 
 def _version_of_task(task: ShardTask) -> int:
     work = task.work
     needs = (
+        (9, _is_linked(work)),
         (8, _is_of_datasets(task)),
         (7, _names_adapters(work)),
         (6, bool(work.upstream)),
@@ -506,6 +548,12 @@ def _is_of_datasets(task: ShardTask) -> bool:
         each is not None
         for each in (task.redo, work.table, work.dataset, work.pass_over, work.report, work.accept, fit)
     )
+
+
+def _is_linked(work: Work) -> bool:
+    tables = (work.table, work.report and work.report.table, work.pass_over and work.pass_over.table)
+    fit = None if work.train is None else work.train.fit
+    return (fit is not None and fit.foreign_key is not None) or any(each and each.linked for each in tables)
 
 
 def _names_adapters(work: Work) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +14,19 @@ import pyarrow.parquet as pq
 
 from models.errors import FailureKind, ModelError
 from models.tabular.columns import find_columns, plain_table
+from models.tabular.saved import Linked
 from models.training_run import split_version
 from workers.contracts import ReportWork, TableWork
-from workers.dataset_engine import PartOf
+from workers.dataset_engine import PartOf, decode_part_list
 from workers.dataset_report.figures import Asked, Report
 from workers.dataset_report.gate import Gate, check_gate
+from workers.dataset_report.linked_files import LinkedFiles
 from workers.dataset_report.report import EmptyDatasetError, make_report
 from workers.keys import source_tables_prefix
 from workers.store import MissingObjectError, ObjectStore
 from workers.table_blocks import Fetch, fetch_blocks
 from workers.trained_models import read_model
-from workers.training_tables import HOLDOUT_FILE, TRAIN_FILE
+from workers.training_tables import HOLDOUT_FILE, HOLDOUT_PARENT_FILE, PARENT_FILE, TRAIN_FILE
 
 LOOKED_AT = 50_000
 """Rows of texts by which their columns are taken for something."""
@@ -40,6 +42,7 @@ class _Dataset:
     columns: dict[str, str]
     train: Path | None
     holdout: Path | None
+    linked: LinkedFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ async def describe(
             seed=work.seed,
             name=work.name,
             asked=_asked(work.table),
+            linked=dataset.linked,
         )
         held = check_gate(report, Gate.model_validate(work.gate))
         return Described(html=report.html(held), json=report.json(), figures=_telling(report), held=held)
@@ -88,13 +92,61 @@ async def describe(
 
 async def _table(work: ReportWork, parts: Sequence[PartOf], folder: Path, fetch: Fetch, store: ObjectStore) -> _Dataset:
     """The blocks of a table, and what its model was fitted to."""
-    files = [path async for _, path, _ in fetch_blocks(parts, folder, fetch)]
+    blocks = {block: path async for block, path, _ in fetch_blocks(parts, folder, fetch)}
     version = split_version(work.model)
     model = None if version is None else await asyncio.to_thread(read_model, store, *version)
     if model is None or version is None:
         raise ModelError(FailureKind.MODEL, "model_missing", f"the model {work.model} is not in the store any more")
-    train, holdout = await _source(version[1], folder, fetch)
-    return _Dataset(files, {column.name: column.kind for column in model.columns}, train, holdout)
+    train, holdout = await _source(version[1], folder, fetch, (TRAIN_FILE, HOLDOUT_FILE))
+    linked = None
+    if model.linked is not None and work.table is not None:
+        linked = await _subjects(work.table, model.linked, version[1], blocks, folder, fetch)
+    columns: dict[str, str] = {column.name: column.kind for column in model.columns}
+    return _Dataset(list(blocks.values()), columns, train, holdout, linked)
+
+
+async def _subjects(
+    work: TableWork, linked: Linked, job: str, blocks: Collection[int], folder: Path, fetch: Fetch
+) -> LinkedFiles:
+    """Whose rows those of a linked table are: its foreign key, and where there is a parent, what that has.
+
+    Args:
+        work: The table's.
+        linked: How its rows belong to subjects.
+        job: The one that fitted its model.
+        blocks: The table's that there are: each is of the subjects in the parent's block of the same number.
+        folder: For what is fetched.
+        fetch: Brings an object of the store to a file.
+    """
+    if linked.parent_key is None or work.parent is None:
+        return LinkedFiles(foreign_key=linked.foreign_key, order_by=linked.order_by)
+    home = folder / "parent"
+    home.mkdir()
+    listed = home / "parts.json"
+    try:
+        await fetch(work.parent, listed)
+        parts = decode_part_list(listed.read_bytes()).parts
+        found = [path async for block, path, _ in fetch_blocks(parts, home, fetch) if block in blocks]
+    except MissingObjectError as error:
+        raise ModelError(FailureKind.MODEL, "no_report", f"the subjects are gone with their job: {error}") from error
+    if work.most is not None:
+        await asyncio.to_thread(_cut, found, work.most)
+    train, holdout = await _source(job, home, fetch, (PARENT_FILE, HOLDOUT_PARENT_FILE))
+    return LinkedFiles(
+        foreign_key=linked.foreign_key,
+        order_by=linked.order_by,
+        parent_key=linked.parent_key,
+        parent_columns={column.name: column.kind for column in linked.parent_columns},
+        synthetic=found,
+        train=[] if train is None else [train],
+        holdout=[] if holdout is None else [holdout],
+    )
+
+
+def _cut(files: Sequence[Path], most: int) -> None:
+    """Leave so many rows of each."""
+    for path in files:
+        pq.write_table(pq.read_table(path).slice(0, most), path)
 
 
 async def _texts(parts: Sequence[PartOf], folder: Path, fetch: Fetch) -> _Dataset:
@@ -136,10 +188,10 @@ def _columns(rows: Path, path: Path) -> _Dataset:
     return _Dataset([path], {column.name: column.kind for column in columns}, None, None)
 
 
-async def _source(job: str, folder: Path, fetch: Fetch) -> tuple[Path | None, Path | None]:
+async def _source(job: str, folder: Path, fetch: Fetch, names: tuple[str, str]) -> tuple[Path | None, Path | None]:
     """The rows that a model was fitted to, and those held out; None where they are gone with the job that fitted it."""
     found: list[Path | None] = []
-    for name in (TRAIN_FILE, HOLDOUT_FILE):
+    for name in names:
         path = folder / name
         try:
             await fetch(f"{source_tables_prefix(job)}{name}", path)

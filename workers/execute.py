@@ -22,7 +22,6 @@ from models.backend import AudioBackend, Backend, ImageBackend
 from models.spec import ModelInfo, Usage
 from models.text_classifiers import TextClassifiers
 from models.training_run import TrainingBackend
-from workers.acceptance.figures import CheckFigures
 from workers.acceptance.rounds import answer
 from workers.adapters import find_adapters
 from workers.audio_items import AudioItems
@@ -34,7 +33,7 @@ from workers.engines import AnyBackend
 from workers.image_items import ImageItems
 from workers.image_shard import ImageShard, OpenCredentials
 from workers.keys import audio_folder, images_folder, part_key, partial_key, table_folder
-from workers.records import BrokenPartError, check_figures, describe_part, earlier_records, read_part
+from workers.records import BrokenPartError, check_figures, describe_part, earlier_records, linked_rows, read_part
 from workers.rejections import judged, read_rejections
 from workers.screening import Screen
 from workers.sources import read_rows
@@ -192,7 +191,7 @@ class Execution:
         data = items.join()
         await self.granted.wait()
         await self._write(self.key, data, "application/jsonl")
-        return describe_part(self.key, data, items.counts, items.usage, self._figures(data))
+        return self._described(self.key, data, items.counts, items.usage)
 
     async def salvage(self) -> Part | None:
         """Write the records of the items that had ended before this was interrupted; None where that cannot be.
@@ -210,10 +209,13 @@ class Execution:
         except (StoreError, TimeoutError) as error:
             logger.warning("shard %s/%s: what had ended is not kept: %s", self.task.job, self.task.shard, error)
             return None
-        return describe_part(self.partial_key, data, counts, usage, self._figures(data))
+        return self._described(self.partial_key, data, counts, usage)
 
-    def _figures(self, data: bytes) -> CheckFigures | None:
-        return None if self.task.work.accept is None else check_figures(data)
+    def _described(self, key: str, data: bytes, counts: Counts, usage: Usage) -> Part:
+        work = self.task.work
+        checks = None if work.accept is None else check_figures(data)
+        rows = linked_rows(data) if work.table is not None and work.table.linked else None
+        return describe_part(key, data, counts, usage, checks=checks, rows=rows)
 
     async def _train(self, work: TrainWork, backend: TrainingBackend) -> Part:
         training = self._training = TrainingShard(

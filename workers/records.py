@@ -66,9 +66,11 @@ class StoredTable(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     draws: int
     """How often candidates were drawn for it."""
     candidates: int
-    """How many these were."""
+    """How many these were; of a linked table, subjects."""
     rejected: dict[str, int] = {}
     """By rule, how many of them it did not let pass."""
+    subjects: int | UnsetType = UNSET
+    """Of a linked table: the subjects that its rows belong to."""
 
 
 class RejectedPart(msgspec.Struct, kw_only=True, frozen=True, gc=False):
@@ -142,6 +144,13 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     schema_version: int = SCHEMA_VERSION
 
 
+class _Rows(msgspec.Struct):
+    """As much of a block as it takes to count its rows, where their number is its own."""
+
+    rows: int
+    subjects: int | None = None
+
+
 class _Outline(msgspec.Struct):
     """As much of a record as it takes to check and count a part."""
 
@@ -150,6 +159,7 @@ class _Outline(msgspec.Struct):
     attempts: int = 1
     usage: Usage = Usage()
     checks: ItemChecks | None = None
+    table: _Rows | None = None
 
 
 class BrokenPartError(Exception):
@@ -185,6 +195,7 @@ def read_part(key: str, data: bytes, *, first: int, count: int) -> Part:
     ok = 0
     prompt_tokens = completion_tokens = 0
     expected = first
+    rows: int | None = None
     sums = FigureSum()
     for line in data.splitlines():
         try:
@@ -197,18 +208,35 @@ def read_part(key: str, data: bytes, *, first: int, count: int) -> Part:
         ok += outline.status == "ok"
         if outline.checks is not None:
             sums.add(outline.checks, ok=outline.status == "ok")
+        rows = _with_rows(rows, outline)
         prompt_tokens += outline.usage.prompt_tokens
         completion_tokens += outline.usage.completion_tokens
     if expected != first + count or not data.endswith(b"\n"):
         raise BrokenPartError(f"{key}: holds {expected - first} of {count} records")
     usage = Usage(prompt_tokens, completion_tokens)
-    return describe_part(key, data, Counts(ok, count - ok), usage, sums.figures)
+    return describe_part(key, data, Counts(ok, count - ok), usage, checks=sums.figures, rows=rows)
 
 
-def describe_part(key: str, data: bytes, counts: Counts, usage: Usage, checks: CheckFigures | None = None) -> Part:
+def describe_part(
+    key: str, data: bytes, counts: Counts, usage: Usage, *, checks: CheckFigures | None = None, rows: int | None = None
+) -> Part:
     """What is reported of a part that was just made."""
     digest = hashlib.sha256(data).hexdigest()
-    return Part(key=key, bytes=len(data), sha256=digest, counts=counts, usage=usage, checks=checks)
+    return Part(key=key, bytes=len(data), sha256=digest, counts=counts, usage=usage, checks=checks, rows=rows)
+
+
+def linked_rows(data: bytes) -> int | None:
+    """The rows of the blocks of a part of a linked table; None of another part."""
+    rows: int | None = None
+    for line in data.splitlines():
+        rows = _with_rows(rows, _outlines.decode(line))
+    return rows
+
+
+def _with_rows(rows: int | None, outline: _Outline) -> int | None:
+    if outline.table is None or outline.table.subjects is None:
+        return rows
+    return (rows or 0) + outline.table.rows
 
 
 def check_figures(data: bytes) -> CheckFigures | None:

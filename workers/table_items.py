@@ -31,6 +31,7 @@ class Block:
 
     index: int
     rows: int
+    """Of a linked table, its subjects, where they are no rows of a parent."""
     attempt: int
     """Which try at it this is, from 1."""
     before: StoredTable | None = None

@@ -12,17 +12,21 @@ import hashlib
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import UNSET
 
+from models.errors import FailureKind, ModelError
 from models.spec import ItemError
 from models.tabular.engine import TableRequest, TabularBackend
 from workers.item_files import Ask, Write, first_error
+from workers.linked_drawing import LinkedDrawing
 from workers.records import StoredTable, item_seed
 from workers.store import ObjectStore
-from workers.table_accept.local import LocalRules
+from workers.subjects import MissingSubjectsError, Subjects
+from workers.table_accept.local import LocalRules, rates
 from workers.table_accept.rules import TableRules
 from workers.table_items import Block, TableItems
 
@@ -80,24 +84,49 @@ class TableShard:
         """
         try:
             with LocalRules(self._rules) as rules:
+                subjects = self._subjects(backend)
                 async with asyncio.TaskGroup() as storing:
                     for block in self._items.blocks:
                         await self._room.acquire()
-                        drawing = _Drawing(block, self._items.table.candidates, rules)
-                        while drawing.missing and not drawing.exhausted:
-                            await self._draw(drawing, backend)
-                        storing.create_task(self._keep(drawing))
+                        try:
+                            drawing = await self._begin(block, rules, backend, subjects)
+                        except MissingSubjectsError as error:
+                            self._items.give_up(block, ItemError("parent_missing", f"{error}; make that table again"))
+                            self._room.release()
+                            continue
+                        while drawing.due:
+                            await self._draw(block, drawing, backend)
+                        storing.create_task(self._keep(block, drawing))
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
 
-    async def _draw(self, drawing: _Drawing, backend: TabularBackend) -> None:
+    def _subjects(self, backend: TabularBackend) -> Subjects | None:
+        """Where the subjects of a linked table come from; None where they are made, or there are none."""
         work = self._items.table
-        count = drawing.next_count()
-        block = drawing.block
+        if work.linked != (backend.linked is not None):
+            what = "does not belong" if work.linked else "belongs"
+            raise ModelError(FailureKind.MODEL, "wrong_kind", f"what the model makes {what} to subjects")
+        if work.parent is None or backend.linked is None:
+            return None
+        return Subjects(work, backend.linked, self._store, self._ask)
+
+    async def _begin(
+        self, block: Block, rules: LocalRules, backend: TabularBackend, subjects: Subjects | None
+    ) -> AnyDrawing:
+        work = self._items.table
+        if backend.linked is None:
+            return _Drawing(block, work.candidates, rules)
+        context = None if subjects is None else await subjects.of(block.index)
+        count = block.rows if context is None else context.num_rows
+        return LinkedDrawing(context, count, backend.linked, work.candidates, rules)
+
+    async def _draw(self, block: Block, drawing: AnyDrawing, backend: TabularBackend) -> None:
+        work = self._items.table
         request = TableRequest(
-            rows=count,
+            rows=drawing.next_count(),
+            context=drawing.context(),
             seed=item_seed(self._items.seed, block.index, block.attempt * DRAWS + drawing.draws),
-            first=self._first(drawing),
+            first=self._first(block, drawing),
             where=work.where,
             rebalance=work.rebalance,
             impute=work.impute,
@@ -106,20 +135,24 @@ class TableShard:
         table = await backend.sample(request)
         await asyncio.to_thread(drawing.take, table)
 
-    def _first(self, drawing: _Drawing) -> int:
+    def _first(self, block: Block, drawing: AnyDrawing) -> int:
         """The number of a draw's first candidate: its row's where it is the block's first draw, else one of its own."""
-        work, block = self._items.table, drawing.block
+        work = self._items.table
+        if work.linked:
+            # Of several attempts at a block one is kept, whole, so that all may use the same numbers of subjects.
+            most = work.block * work.candidates
+            whole = math.ceil(work.rows / work.block) * work.block
+            return whole + block.index * most + drawing.candidates if drawing.draws else block.index * work.block
         if block.attempt == 1 and not drawing.draws:
             return block.index * work.block
         return work.rows + (block.index * TRIES + block.attempt) * CANDIDATES + drawing.candidates
 
-    async def _keep(self, drawing: _Drawing) -> None:
+    async def _keep(self, block: Block, drawing: AnyDrawing) -> None:
         try:
-            block = drawing.block
             if drawing.missing:
                 self._items.give_up(block, drawing.error())
                 return
-            table = await self._whole(drawing)
+            table = await self._whole(block, drawing)
             data = await asyncio.to_thread(_parquet, table)
             key = f"{self._folder}{block.index}.parquet"
             await self._granted.wait()
@@ -132,14 +165,14 @@ class TableShard:
                 draws=drawing.draws,
                 candidates=drawing.candidates,
                 rejected=dict(drawing.rejected),
+                subjects=drawing.subjects if isinstance(drawing, LinkedDrawing) else UNSET,
             )
             self._items.settle(block, stored)
         finally:
             self._room.release()
 
-    async def _whole(self, drawing: _Drawing) -> pa.Table:
+    async def _whole(self, block: Block, drawing: AnyDrawing) -> pa.Table:
         """The block with what was drawn in its place."""
-        block = drawing.block
         fresh = await asyncio.to_thread(drawing.accepted)
         if block.before is None:
             return fresh
@@ -152,7 +185,7 @@ class _Drawing:
     """A block that is being drawn."""
 
     def __init__(self, block: Block, candidates: int, rules: LocalRules) -> None:
-        self.block = block
+        self._block_rows = block.rows
         self.draws = 0
         self.candidates = 0
         self.rejected: Counter[str] = Counter()
@@ -163,9 +196,9 @@ class _Drawing:
         self._tables: list[pa.Table] = []
 
     @property
-    def exhausted(self) -> bool:
-        """Whether as many candidates were drawn as may be."""
-        return self.candidates >= self._limit
+    def due(self) -> bool:
+        """Whether there is to be another draw: rows are missing, and more may be drawn."""
+        return self.missing > 0 and self.candidates < self._limit
 
     def next_count(self) -> int:
         """How many candidates to draw next: what is missing, by the rate at which those before were accepted."""
@@ -174,7 +207,11 @@ class _Drawing:
         if not rate:
             needed = 2 * self.candidates
         whole = max(LEAST, needed) if self.draws else needed
-        return min(whole, max(self.block.rows, LEAST), self._limit - self.candidates)
+        return min(whole, max(self._block_rows, LEAST), self._limit - self.candidates)
+
+    def context(self) -> None:
+        """What the candidates depend on: nothing."""
+        return
 
     def take(self, table: pa.Table) -> None:
         """Take candidates, and keep those that every rule accepts, as many as are missing."""
@@ -200,10 +237,7 @@ class _Drawing:
         )
 
 
-def rates(rejected: Mapping[str, int], candidates: int) -> str:
-    """Which rule rejected how much, the strictest first."""
-    shares = sorted(rejected.items(), key=lambda pair: (-pair[1], pair[0]))
-    return ", ".join(f"{rule} rejected {100 * count / max(1, candidates):.3g} %" for rule, count in shares)
+AnyDrawing: TypeAlias = _Drawing | LinkedDrawing
 
 
 def _with_rows(table: pa.Table, fresh: pa.Table, places: tuple[int, ...]) -> pa.Table:

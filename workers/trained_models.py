@@ -17,6 +17,7 @@ import msgspec
 
 from models.errors import FailureKind, ModelError, UnknownModelError
 from models.tabular.columns import Column
+from models.tabular.saved import Linked
 from models.training_run import TRAINED_NAME, VERSION
 from workers.store import MissingObjectError, ObjectStore
 
@@ -71,6 +72,8 @@ class TrainedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Of an adapter: its loss on what was held out, and the base's."""
     columns: tuple[Column, ...] = ()
     """Of a model of tables."""
+    linked: Linked | None = None
+    """Of a model of tables whose rows belong to subjects: how."""
     schema_version: int = 1
 
     @property

@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Literal, TypeAlias
 
+import msgspec
 import psutil
 from msgspec import UNSET
 
+from models.tabular.saved import CONFIG, Linked
 from models.training.settings import TableOptions, family_options
 from models.training_run import (
     Base,
@@ -41,7 +43,7 @@ from workers.trained_models import CONTENT_TYPES, ModelFile, TrainedModel, execu
 from workers.training_data import fetch_images, fetch_rows
 from workers.training_place import StoredTraining
 from workers.training_progress import TrainingProgress
-from workers.training_tables import HOLDOUT_FILE, TRAIN_FILE, fetch_table, parquet_bytes, split_rows
+from workers.training_tables import fetch_table, split_table
 
 PARQUET = "application/vnd.apache.parquet"
 FETCH_END_SECONDS = 10.0
@@ -164,16 +166,17 @@ class TrainingShard:
         found = fetch_table(fit, self._store, stop, work.name)
         options = family_options(settings.family, settings.options)
         share = options.held_out if isinstance(options, TableOptions) else 0.0
-        held_out = split_rows(found.table.num_rows, share, settings.seed)
-        learned = found.table.filter(~held_out)
-        holdout = found.table.filter(held_out)
-        self._source = {TRAIN_FILE: parquet_bytes(learned), HOLDOUT_FILE: parquet_bytes(holdout)}
+        split = split_table(found, fit.foreign_key, share, settings.seed)
+        self._source = split.files
         data = TableData(
-            table=learned,
+            table=split.learned,
             columns=found.columns,
             name=work.name,
             license=work.license,
-            held_out=holdout.num_rows,
+            held_out=split.holdout.num_rows,
+            foreign_key=fit.foreign_key,
+            order_by=fit.order_by,
+            parent=split.parent,
         )
         return data, f"{found.digest}:{share:g}"
 
@@ -225,6 +228,7 @@ class TrainingShard:
             base_revision=trained.base_revision,
             metrics=dict(trained.metrics),
             columns=tuple(trained.columns),
+            linked=_linked(trained),
         )
         return Record(
             index=self._task.first,
@@ -234,6 +238,19 @@ class TrainingShard:
             trained=model,
             training=UNSET if self.progress is None else self.progress,
         )
+
+
+class _Config(msgspec.Struct):
+    """As much of a model's config.json as it takes to know how its rows belong to subjects."""
+
+    linked: Linked | None = None
+
+
+_configs = msgspec.json.Decoder(_Config)
+
+
+def _linked(trained: TrainedFiles) -> Linked | None:
+    return _configs.decode(trained.files[CONFIG]).linked if trained.columns else None
 
 
 @contextmanager

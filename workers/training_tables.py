@@ -8,20 +8,23 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.errors import FailureKind, ModelError
 from models.tabular.columns import Column, find_columns, plain_table
+from models.training_run import ParentTable
 from workers.contracts import ByteRange, CountRange, FitWork, RowGroupRange, SourceRange
+from workers.linked_tables import check_links, key_column, places_of
 from workers.sources import MAX_CELL, RangedFile, SourceError, open_parquet, parse_lines
 from workers.store import ObjectStore, open_uri
 from workers.training_data import FetchStoppedError
@@ -32,6 +35,9 @@ MAX_ROWS: Final = 1_000_000
 """A training has its rows in memory."""
 TRAIN_FILE = "train.parquet"
 HOLDOUT_FILE = "holdout.parquet"
+PARENT_FILE = "parent.parquet"
+HOLDOUT_PARENT_FILE = "holdout-parent.parquet"
+"""Of a linked table's parent: the subjects that were learned from, and those held out."""
 _SALT: Final = 0x9E3779B97F4A7C15
 
 
@@ -42,30 +48,94 @@ class FetchedTable:
     table: pa.Table
     columns: tuple[Column, ...]
     digest: str
-    """Of all its values."""
+    """Of all its values, the parent's among them."""
+    parent: ParentTable | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A table in two: what is learned from, and what the model never sees. Of a linked one, whole subjects."""
+
+    learned: pa.Table
+    holdout: pa.Table
+    parent: ParentTable | None = None
+    """The subjects that are learned from."""
+    holdout_parent: pa.Table | None = None
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What is kept of it for the report, by name."""
+        tables = {TRAIN_FILE: self.learned, HOLDOUT_FILE: self.holdout}
+        if self.parent is not None:
+            tables[PARENT_FILE] = self.parent.table
+        if self.holdout_parent is not None:
+            tables[HOLDOUT_PARENT_FILE] = self.holdout_parent
+        return {name: parquet_bytes(table) for name, table in tables.items()}
 
 
 def fetch_table(fit: FitWork, store: ObjectStore, stop: threading.Event, name: str) -> FetchedTable:
     """A job's table, with types that columns can have.
 
     Raises:
-        ModelError: kind MODEL, code `training_data_unreadable`: the rows make no table, or a column cannot be what it
-            is to be taken for.
+        ModelError: kind MODEL, code `training_data_unreadable`: the rows make no table, a column cannot be what it is
+            to be taken for, or the rows of a linked table do not fit its parent's.
         StoreError: a store cannot be reached, or the rows changed since they were planned.
         SourceError: the rows are not those that were planned.
         FetchStoppedError: `stop` was set.
     """
-    pieces = _pieces(fit, store, stop)
+    own = _typed(_pieces(fit.rows, fit.query, fit.database, store, stop), fit.columns, name)
+    if fit.foreign_key is None:
+        return own
+    of = fit.parent
+    if of is None:
+        return link_tables(own, None, fit, name)
+    pieces = _pieces(of.rows, of.query, fit.database, store, stop)
+    return link_tables(own, _typed(pieces, of.columns, of.name or "data.parent"), fit, name)
+
+
+def link_tables(own: FetchedTable, parent: FetchedTable | None, fit: FitWork, name: str) -> FetchedTable:
+    """A linked table with its parent's: their keys are taken for keys, and checked.
+
+    Raises:
+        ModelError: kind MODEL, code `training_data_unreadable`: the tables do not fit together.
+    """
+    foreign_key = fit.foreign_key or ""
+    subjects: ParentTable | None = None
     try:
-        table = plain_table(pa.concat_tables(pieces, promote_options="permissive"))
-        columns = find_columns(table, fit.columns)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+        columns = key_column(own.columns, foreign_key, "data.foreign_key")
+        if parent is not None and fit.parent is not None:
+            about = key_column(parent.columns, fit.parent.key, "data.parent.key")
+            subjects = ParentTable(table=parent.table, columns=about, key=fit.parent.key)
+        check_links(own.table, foreign_key, fit.order_by, subjects)
+    except ValueError as error:
         raise _unreadable(f"{name}: {error}") from error
-    whole = hashlib.sha256()
-    for batch in table.combine_chunks().to_batches():
-        whole.update(batch.serialize())
-    whole.update(repr(columns).encode())
-    return FetchedTable(table=table, columns=columns, digest=f"table:{whole.hexdigest()}")
+    links = (own.digest, columns, foreign_key, fit.order_by, parent and parent.digest, subjects and subjects.columns)
+    digest = f"table:{hashlib.sha256(repr(links).encode()).hexdigest()}"
+    return FetchedTable(table=own.table, columns=columns, digest=digest, parent=subjects)
+
+
+def split_table(found: FetchedTable, foreign_key: str | None, share: float, seed: int) -> Split:
+    """Hold out about this share of a table's rows; of a linked table's subjects, with all of their rows.
+
+    A subject is known by its row of the parent; without one, by the order in which its first row comes.
+    """
+    table, parent = found.table, found.parent
+    if foreign_key is None:
+        held_out = split_rows(table.num_rows, share, seed)
+        return Split(learned=table.filter(~held_out), holdout=table.filter(held_out))
+    keys = table[foreign_key].combine_chunks()
+    subjects = pc.unique(keys) if parent is None else parent.table[parent.key].combine_chunks()
+    lots = split_rows(len(subjects), share, seed)
+    held_out = lots[places_of(keys, subjects).to_numpy(zero_copy_only=False)]
+    learned, holdout = table.filter(~held_out), table.filter(held_out)
+    if parent is None:
+        return Split(learned=learned, holdout=holdout)
+    return Split(
+        learned=learned,
+        holdout=holdout,
+        parent=replace(parent, table=parent.table.filter(~lots)),
+        holdout_parent=parent.table.filter(lots),
+    )
 
 
 def split_rows(count: int, share: float, seed: int) -> NDArray[np.bool_]:
@@ -94,13 +164,29 @@ def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return numbers ^ (numbers >> np.uint64(31))
 
 
-def _pieces(fit: FitWork, store: ObjectStore, stop: threading.Event) -> list[pa.Table]:
-    if fit.query is not None and fit.database is not None:
+def _typed(pieces: Sequence[pa.Table], kinds: Mapping[str, str], name: str) -> FetchedTable:
+    """Pieces as one table, and what its columns are taken for."""
+    try:
+        table = plain_table(pa.concat_tables(pieces, promote_options="permissive"))
+        columns = find_columns(table, kinds)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+        raise _unreadable(f"{name}: {error}") from error
+    whole = hashlib.sha256()
+    for batch in table.combine_chunks().to_batches():
+        whole.update(batch.serialize())
+    whole.update(repr(columns).encode())
+    return FetchedTable(table=table, columns=columns, digest=f"table:{whole.hexdigest()}")
+
+
+def _pieces(
+    rows: Sequence[SourceRange], query: str | None, database: str | None, store: ObjectStore, stop: threading.Event
+) -> list[pa.Table]:
+    if query is not None and database is not None:
         from workers.training_query import fetch_query  # noqa: PLC0415 - what plans and shows tables asks no database
 
-        return [fetch_query(fit.query, fit.database, limit=MAX_ROWS, stop=stop)]
+        return [fetch_query(query, database, limit=MAX_ROWS, stop=stop)]
     # What follows each other in one object is typed as one.
-    return [_read(list(ranges), store, stop) for _, ranges in groupby(fit.rows, key=_kind)]
+    return [_read(list(ranges), store, stop) for _, ranges in groupby(rows, key=_kind)]
 
 
 def _kind(source: SourceRange) -> str:

@@ -15,7 +15,7 @@ from models.errors import FailureKind, ModelError
 from models.spec import ModelInfo
 from models.tabular.engine import TableModel, TableRequest
 from models.tabular.families import engine_module, open_table_model
-from models.tabular.saved import read_config
+from models.tabular.saved import Linked, read_config
 
 
 class ThreadTabularBackend:
@@ -48,15 +48,23 @@ class ThreadTabularBackend:
             load_seconds=time.monotonic() - started,
         )
 
+    @property
+    def linked(self) -> Linked | None:
+        """See `TabularBackend`."""
+        return self._loaded().linked
+
+    def _loaded(self) -> TableModel:
+        if self._model is None:
+            raise AssertionError("a back-end is loaded before it is used")
+        return self._model
+
     def _open(self) -> TableModel:
         import_engine(engine_module(read_config(self._folder).family))
         return open_table_model(self._folder)
 
     async def sample(self, request: TableRequest) -> pa.Table:
         """See `TabularBackend`."""
-        model = self._model
-        if model is None:
-            raise AssertionError("a back-end is loaded before it is used")
+        model = self._loaded()
         async with self._turn:
             signs = self._signs = Signs()
 

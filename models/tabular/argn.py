@@ -21,6 +21,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,9 +29,10 @@ from torch import Tensor
 from models.errors import FailureKind, ModelError
 from models.tabular.argn_decoding import SPECIAL, Codes, Decode, decoder, part_names, unescaped
 from models.tabular.argn_engine import (
-    FlatModel,
+    POSITIONAL_COLUMN,
     ImputationConfig,
     RareCategoryReplacementMethod,
+    SequentialModel,
     encode_df,
     fix_imputation_probs,
     fix_rare_token_probs,
@@ -38,17 +40,21 @@ from models.tabular.argn_engine import (
     get_cardinalities,
     get_columns_from_cardinalities,
     merge_probabilities,
+    prepare_context_inputs,
     translate_fixed_probs,
 )
 from models.tabular.argn_frames import engine_names, to_frame
+from models.tabular.argn_sequences import Drawing, build_network, draw_rows, draw_sequences
 from models.tabular.columns import Column, Values, table_schema
 from models.tabular.engine import TableRequest
 from models.tabular.fresh import make_fresh
-from models.tabular.requests import check_request, invalid, value_array
-from models.tabular.saved import WEIGHTS, SavedTable, read_config
+from models.tabular.requests import check_request, context_columns, context_keys, invalid, value_array
+from models.tabular.saved import WEIGHTS, Linked, SavedTable, read_config
 
 STATS: Final = "stats.json"
 """What the engine has learned of each column: categories that are not rare, ranges without their ends."""
+PARENT_STATS: Final = "parent-stats.json"
+"""The same of the columns of the subjects' table."""
 ROWS_AT_ONCE: Final = 10_000
 """A larger request is drawn in pieces: that bounds the memory, and larger ones are slower a row."""
 _SHOWN = 10
@@ -65,7 +71,8 @@ def open_model(folder: Path) -> ArgnModel:
     saved = read_config(folder)
     try:
         stats = orjson.loads((folder / STATS).read_bytes())
-        return ArgnModel(saved, stats, load_file(folder / WEIGHTS))
+        parent_stats = orjson.loads((folder / PARENT_STATS).read_bytes()) if saved.linked else {}
+        return ArgnModel(saved, stats, parent_stats, load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError, orjson.JSONDecodeError) as error:
         raise ModelError(
             FailureKind.MODEL, "weights_damaged", f"{folder} does not hold a whole model of tables: {error}"
@@ -75,19 +82,21 @@ def open_model(folder: Path) -> ArgnModel:
 class ArgnModel:
     """A `TableModel` (see there)."""
 
-    def __init__(self, saved: SavedTable, stats: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        saved: SavedTable,
+        stats: dict[str, Any],  # JSON, the engine's
+        parent_stats: dict[str, Any],
+        tensors: dict[str, Tensor],
+    ) -> None:
         self._saved = saved
         self._stats = stats
+        self._parent_stats = parent_stats
         self._names = engine_names(saved.columns)
         self._cardinalities: dict[str, int] = get_cardinalities(stats)
         with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
-            self._network = FlatModel(
-                tgt_cardinalities=self._cardinalities,
-                ctx_cardinalities={},
-                ctxseq_len_median={},
-                model_size=saved.engine["configs"]["model_units"],
-                column_order=None,
-                device=torch.device("cpu"),
+            self._network = build_network(
+                stats, self._cardinalities, get_cardinalities(parent_stats), saved.engine["configs"]["model_units"]
             )
         self._network.load_state_dict(tensors)
         self._decoders: dict[str, tuple[Decode, dict[str, str]]] = {}
@@ -102,57 +111,93 @@ class ArgnModel:
         """See `TableModel`."""
         return self._saved.columns
 
+    @property
+    def linked(self) -> Linked | None:
+        """See `TableModel`."""
+        return self._saved.linked
+
     def sample(self, request: TableRequest) -> pa.Table:
         """See `TableModel`."""
-        check_request(request, self.columns)
+        check_request(request, self.columns, self.linked)
         pieces = []
         with seeded(request.seed), _one_thread():
-            probabilities = self._probabilities(request)
-            order = self._order(request)
-            fixed = self._fixed(request)
+            drawing = Drawing(
+                probabilities=self._probabilities(request),
+                fixed=self._fixed(request),
+                order=self._order(request),
+                temperature=request.temperature,
+            )
             for start in range(0, request.rows, ROWS_AT_ONCE):
-                rows = min(ROWS_AT_ONCE, request.rows - start)
-                pieces.append(self._draw(request, rows, start, probabilities, order, fixed))
+                subjects = min(ROWS_AT_ONCE, request.rows - start)
+                pieces.append(self._draw(request, subjects, start, drawing))
         return pa.concat_tables(pieces) if pieces else table_schema(self.columns).empty_table()
 
-    def _draw(
-        self,
-        request: TableRequest,
-        rows: int,
-        start: int,
-        probabilities: dict[str, dict[int, float]],
-        order: list[str],
-        fixed: dict[str, int],
-    ) -> pa.Table:
-        with torch.no_grad():
-            codes, _ = self._network(
-                {},
-                mode="gen",
-                batch_size=rows,
-                fixed_probs=probabilities,
-                fixed_values={name: torch.full((rows,), code, dtype=torch.int) for name, code in fixed.items()},
-                temperature=request.temperature,
-                top_p=1.0,
-                column_order=order,
-            )
-        drawn = {name: codes[name].numpy().astype(np.int64) for name in self._cardinalities}
-        arrays = [self._column(column, place, request, rows, start, drawn) for place, column in enumerate(self.columns)]
-        return pa.Table.from_arrays(arrays, schema=table_schema(self.columns))
+    def _draw(self, request: TableRequest, subjects: int, start: int, drawing: Drawing) -> pa.Table:
+        context = None if request.context is None else request.context.slice(start, subjects)
+        inputs = self._context_inputs(context)
+        if isinstance(self._network, SequentialModel):
+            rows = draw_sequences(self._network, self._stats, subjects, inputs, drawing)
+        else:
+            rows = draw_rows(self._network, subjects, inputs, drawing)
+        longest = 1 if self.linked is None else self.linked.longest
+        numbers = ((request.first + start + rows.subjects) * longest + rows.steps).tolist()
+        arrays = []
+        for place, column in enumerate(self.columns):
+            if self.linked is not None and column.name == self.linked.foreign_key:
+                arrays.append(self._keys(request, context, place, start, subjects).take(pa.array(rows.subjects)))
+            else:
+                arrays.append(self._column(column, place, request, start, numbers, rows.codes))
+        table = pa.Table.from_arrays(arrays, schema=table_schema(self.columns))
+        return self._in_order(table, rows.subjects)
 
-    def _column(self, column: Column, place: int, request: TableRequest, rows: int, start: int, drawn: Codes) -> Values:
+    def _column(
+        self, column: Column, place: int, request: TableRequest, start: int, numbers: list[int], codes: Codes
+    ) -> Values:
         if column.name in request.where:
-            return value_array(column, request.where[column.name], rows)
+            return value_array(column, request.where[column.name], len(numbers))
         if column.name in self._names:
             decode, parts = self._decoders[column.name]
-            return decode({part: drawn[name] for part, name in parts.items()})
+            return decode({part: codes[name] for part, name in parts.items()})
         return make_fresh(
             self._saved.fresh[column.name],
             column,
-            rows=rows,
-            first=request.first + start,
+            numbers=numbers,
             seed=(request.seed, place, start),
             complete=column.name in request.impute,
         )
+
+    def _keys(self, request: TableRequest, context: pa.Table | None, place: int, start: int, subjects: int) -> Values:
+        """The foreign key of each subject."""
+        column = self.columns[place]
+        if self.linked is not None and context is not None:
+            return context_keys(context, self.linked, column)
+        first = request.first + start
+        return make_fresh(
+            self._saved.fresh[column.name],
+            column,
+            numbers=range(first, first + subjects),
+            seed=(request.seed, place, start),
+        )
+
+    def _context_inputs(self, context: pa.Table | None) -> dict[str, Tensor]:
+        """What is known of the subjects, as the network takes it."""
+        if context is None or self.linked is None:
+            return {}
+        columns = context_columns(context, self.linked)
+        if not engine_names(columns):
+            return {}
+        frame = to_frame(context, columns)
+        inputs: dict[str, Tensor]
+        inputs, _, _ = prepare_context_inputs(frame, self._parent_stats, torch.device("cpu"))
+        return inputs
+
+    def _in_order(self, table: pa.Table, subjects: NDArray[np.int64]) -> pa.Table:
+        """Rows of each subject in the order that sequences have in the source."""
+        if self.linked is None or self.linked.order_by is None or not table.num_rows:
+            return table
+        order = self.linked.order_by
+        values = to_frame(table.select([order]), self.columns)[self._names[order]]
+        return table.take(pa.array(np.lexsort((values.rank(method="dense", na_option="bottom").to_numpy(), subjects))))
 
     def _engine_names(self, names: Sequence[str]) -> list[str]:
         """Of those that are modelled."""
@@ -167,7 +212,8 @@ class ArgnModel:
         early = list(dict.fromkeys([*given, *balanced]))
         late = [name for name in complete if name not in early]
         rest = get_columns_from_cardinalities(self._cardinalities)
-        return [*early, *(name for name in rest if name not in early and name not in late), *late]
+        whole = [*early, *(name for name in rest if name not in early and name not in late), *late]
+        return sorted(whole, key=lambda name: name != POSITIONAL_COLUMN)  # a row's place before all of its values
 
     def _fixed(self, request: TableRequest) -> dict[str, int]:
         """Codes of what is given, by the engine's names of their parts."""

@@ -41,9 +41,16 @@ from mostlyai.engine._common import (
     ARGN_COLUMN,
     ARGN_PROCESSOR,
     ARGN_TABLE,
+    POSITIONAL_COLUMN,
+    RIDX_SUB_COLUMN_PREFIX,
+    SIDX_SUB_COLUMN_PREFIX,
+    SLEN_SUB_COLUMN_PREFIX,
+    decode_positional_column,
+    encode_positional_column,
     get_argn_name,
     get_cardinalities,
     get_columns_from_cardinalities,
+    get_sequence_length_stats,
 )
 from mostlyai.engine._encoding_types.tabular.categorical import (
     CATEGORICAL_ESCAPE_CHAR,
@@ -51,8 +58,13 @@ from mostlyai.engine._encoding_types.tabular.categorical import (
     CATEGORICAL_UNKNOWN_TOKEN,
 )
 from mostlyai.engine._encoding_types.tabular.numeric import NUMERIC_BINNED_MAX_TOKEN, NUMERIC_BINNED_MIN_TOKEN
-from mostlyai.engine._tabular.argn import FlatModel
-from mostlyai.engine._tabular.common import fix_rare_token_probs, get_argn_column_names, translate_fixed_probs
+from mostlyai.engine._tabular.argn import FlatModel, SequentialModel
+from mostlyai.engine._tabular.common import (
+    fix_rare_token_probs,
+    get_argn_column_names,
+    prepare_context_inputs,
+    translate_fixed_probs,
+)
 from mostlyai.engine._tabular.encoding import encode_df
 from mostlyai.engine._tabular.generation import _decode_col as decode_column
 from mostlyai.engine._tabular.generation import _deepmerge as merge_probabilities
@@ -74,23 +86,32 @@ __all__ = [
     "CATEGORICAL_UNKNOWN_TOKEN",
     "NUMERIC_BINNED_MAX_TOKEN",
     "NUMERIC_BINNED_MIN_TOKEN",
+    "POSITIONAL_COLUMN",
+    "RIDX_SUB_COLUMN_PREFIX",
+    "SIDX_SUB_COLUMN_PREFIX",
+    "SLEN_SUB_COLUMN_PREFIX",
     "DifferentialPrivacyConfig",
     "FlatModel",
     "ImputationConfig",
     "ModelStateStrategy",
     "RareCategoryReplacementMethod",
+    "SequentialModel",
     "Workspace",
     "analyze",
     "decode_column",
+    "decode_positional_column",
     "encode",
     "encode_df",
+    "encode_positional_column",
     "fix_imputation_probs",
     "fix_rare_token_probs",
     "get_argn_column_names",
     "get_argn_name",
     "get_cardinalities",
     "get_columns_from_cardinalities",
+    "get_sequence_length_stats",
     "merge_probabilities",
+    "prepare_context_inputs",
     "split",
     "translate_fixed_probs",
 ]

@@ -12,29 +12,33 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import datasets
 import joblib
 import orjson
+import pyarrow.compute as pc
 from mostlyai.engine._tabular.training import train as train_network
 from safetensors.torch import save
 
 from models.backends.training import Signs
 from models.backends.training_engine import TrainingRun, TrainingStoppedError
 from models.errors import FailureKind, ModelError
-from models.tabular.argn import STATS, seeded
+from models.tabular.argn import PARENT_STATS, STATS, seeded
 from models.tabular.argn_checkpoints import weights_of
 from models.tabular.argn_engine import DifferentialPrivacyConfig, ModelStateStrategy, Workspace, analyze, encode, split
 from models.tabular.argn_epochs import EpochWatch
-from models.tabular.argn_frames import ENCODINGS, engine_names, to_frame
+from models.tabular.argn_frames import ENCODINGS, engine_names
+from models.tabular.argn_links import check_linked, linked_frames
+from models.tabular.argn_sequences import longest_sequence
 from models.tabular.cards import TableAbout, table_card
 from models.tabular.columns import Column
 from models.tabular.fresh import learn_fresh
-from models.tabular.saved import CONFIG, WEIGHTS, SavedTable, encode_config
+from models.tabular.saved import CONFIG, WEIGHTS, Linked, SavedTable, encode_config
 from models.training.cards import CARD
 from models.training.data import seed_of
 from models.training.settings import PrivacyOptions, TabularArgnOptions
@@ -63,7 +67,7 @@ class ArgnTrainer:
             raise AssertionError("a model of tables is fitted to a table")  # noqa: TRY004  # no caller's fault
         check_learnable(data)
         options = TabularArgnOptions.model_validate(request.settings.options)
-        learned = round((1 - JUDGED_SHARE) * data.table.num_rows)
+        learned = round((1 - JUDGED_SHARE) * _subjects(data))
         batch = min(learned, options.batch_size or _batch_size(learned))
         an_epoch = max(1, learned // batch)
         epochs = min(options.epochs, request.settings.steps / an_epoch)
@@ -81,23 +85,26 @@ class ArgnTrainer:
                 self._fit(workspace, watch, options, batch=batch, epochs=epochs)
             if stop.is_set() and not watch.finished:
                 raise TrainingStoppedError
-            stats = workspace.tgt_stats.read()
-            configs = workspace.model_configs.read()
-        return self._files(request, data, run, watch, stats, configs)
+            outcome = _Outcome(
+                stats=workspace.tgt_stats.read(),
+                parent_stats=workspace.ctx_stats.read() if data.foreign_key is not None else None,
+                configs=workspace.model_configs.read(),
+            )
+        return self._files(request, data, run, watch, outcome)
 
     def _prepare(self, workspace: Workspace, data: TableData, private: PrivacyOptions | None) -> None:
         """Put the table into the workspace as the engine's codes: the same each time, so that a checkpoint fits."""
         names = engine_names(data.columns)
         split(
-            to_frame(data.table, data.columns),
-            tgt_encoding_types={
-                names[column.name]: ENCODINGS[column.kind] for column in data.columns if column.name in names
-            },
+            **linked_frames(data),
+            tgt_encoding_types=_encodings(data.columns),
             trn_val_split=1 - JUDGED_SHARE,
             workspace_dir=_folder(workspace),
         )
         analyze(differential_privacy=_engine_privacy(private), workspace_dir=_folder(workspace))
         _check_categories(workspace.tgt_stats.read(), data.columns, names)
+        if data.parent is not None:
+            _check_categories(workspace.ctx_stats.read(), data.parent.columns, engine_names(data.parent.columns))
         encode(workspace_dir=_folder(workspace))
 
     def _fit(
@@ -122,8 +129,7 @@ class ArgnTrainer:
         data: TableData,
         run: TrainingRun,
         watch: EpochWatch,
-        stats: dict[str, Any],  # JSON
-        configs: dict[str, Any],  # JSON
+        outcome: _Outcome,
     ) -> TrainedFiles:
         if watch.best is None:
             raise AssertionError("the engine ends with a checkpoint")
@@ -137,10 +143,11 @@ class ArgnTrainer:
             fresh={
                 column.name: learn_fresh(column, data.table.column(column.name))
                 for column in data.columns
-                if column.kind not in ENCODINGS
+                if column.kind not in ENCODINGS and (data.parent is None or column.name != data.foreign_key)
             },
             rows=data.table.num_rows,
-            engine={"configs": configs, "options": options.model_dump(mode="json")},
+            linked=_linked(data, outcome.stats),
+            engine={"configs": outcome.configs, "options": options.model_dump(mode="json")},
         )
         about = TableAbout(
             name=request.model,
@@ -154,12 +161,15 @@ class ArgnTrainer:
             losses=losses,
             metrics=metrics,
             remarks="" if options.dp is None else _privacy_remarks(options.dp, watch.epsilon),
+            linked=saved.linked,
         )
+        parent = {} if outcome.parent_stats is None else {PARENT_STATS: _json(outcome.parent_stats)}
         return TrainedFiles(
             files={
                 WEIGHTS: save(weights_of(watch.best), metadata={"format": "pt"}),
                 CONFIG: encode_config(saved),
-                STATS: orjson.dumps(stats, option=orjson.OPT_INDENT_2),
+                STATS: _json(outcome.stats),
+                **parent,
                 CARD: table_card(about).encode(),
             },
             family="tabular-argn",
@@ -175,6 +185,16 @@ class ArgnTrainer:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What the engine leaves beside the weights; all of it JSON."""
+
+    stats: dict[str, Any]
+    parent_stats: dict[str, Any] | None
+    """Of the subjects' table; None where rows belong to no subjects."""
+    configs: dict[str, Any]
+
+
 def check_learnable(data: TableData) -> None:
     """Raise ModelError, kind MODEL, where a table cannot be learned from."""
     if data.table.num_rows < MIN_ROWS:
@@ -182,6 +202,14 @@ def check_learnable(data: TableData) -> None:
             FailureKind.MODEL,
             "training_data_too_small",
             f"{data.name} has {data.table.num_rows} rows to learn from; a model of tables needs {MIN_ROWS}",
+        )
+    check_linked(data)
+    if _subjects(data) < MIN_ROWS:
+        raise ModelError(
+            FailureKind.MODEL,
+            "training_data_too_small",
+            f"the rows of {data.name} belong to {_subjects(data)} subjects, by {data.foreign_key!r}; a model of "
+            f"sequences needs {MIN_ROWS}",
         )
     if not any(column.kind in ENCODINGS for column in data.columns):
         raise ModelError(
@@ -191,7 +219,37 @@ def check_learnable(data: TableData) -> None:
         )
 
 
-def _check_categories(stats: dict[str, Any], columns: tuple[Column, ...], names: dict[str, str]) -> None:
+def _encodings(columns: Sequence[Column]) -> dict[str, str]:
+    names = engine_names(columns)
+    return {names[column.name]: ENCODINGS[column.kind] for column in columns if column.name in names}
+
+
+def _subjects(data: TableData) -> int:
+    """How many examples a table holds: rows, or sequences."""
+    if data.parent is not None:
+        return data.parent.table.num_rows
+    if data.foreign_key is not None:
+        return len(pc.unique(data.table.column(data.foreign_key)))
+    return data.table.num_rows
+
+
+def _linked(data: TableData, stats: dict[str, Any]) -> Linked | None:
+    if data.foreign_key is None:
+        return None
+    return Linked(
+        foreign_key=data.foreign_key,
+        parent_key=None if data.parent is None else data.parent.key,
+        parent_columns=() if data.parent is None else data.parent.columns,
+        order_by=data.order_by,
+        longest=longest_sequence(stats),
+    )
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2)
+
+
+def _check_categories(stats: dict[str, Any], columns: Sequence[Column], names: dict[str, str]) -> None:
     """See that of each categorical column something is left when what is rare is taken out."""
     for column in columns:
         found = stats["columns"].get(names.get(column.name, ""), {})

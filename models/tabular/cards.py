@@ -9,6 +9,7 @@ from typing import Final
 import yaml
 
 from models.tabular.columns import Column, Kind
+from models.tabular.saved import Linked
 from models.training.settings import FamilyName, TrainingSettings
 
 WHAT: Final[Mapping[FamilyName, str]] = {
@@ -38,6 +39,7 @@ class TableAbout:
     metrics: Mapping[str, float]
     remarks: str = ""
     """What the family has to say of itself."""
+    linked: Linked | None = None
 
 
 def table_card(about: TableAbout) -> str:
@@ -65,9 +67,22 @@ def table_card(about: TableAbout) -> str:
         + "\n".join(lines)
         + "\n"
         + made
+        + _sequences(about.linked)
         + (f"\n{about.remarks}\n" if about.remarks else "")
         + "\n## Limits\n\nIt repeats what its source holds, its errors and slants included, and lacks what that lacks. "
         "Whether its rows give anybody away is a question for the report of each dataset, not for this card.\n"
+    )
+
+
+def _sequences(linked: Linked | None) -> str:
+    if linked is None:
+        return ""
+    parent = "" if linked.parent_key is None else f", the column {_cell(linked.parent_key)} of a table of their own"
+    return (
+        f"\n## Sequences\n\nRows with the same {_cell(linked.foreign_key)} belong to one subject{parent}. "
+        f"A sequence has {linked.longest:,} rows at most"
+        + (f", in the order of {_cell(linked.order_by)}" if linked.order_by is not None else "")
+        + ".\n"
     )
 
 

@@ -90,13 +90,13 @@ class TableEncoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
         Texts of columns in `impute` are never missing; elsewhere that is the rows' affair.
         """
-        whole, places = frozenset(impute), self.head_places()
+        whole, places, numbers = frozenset(impute), self.head_places(), range(first, first + len(rows))
         arrays = []
         for number, (column, code) in enumerate(zip(self.columns, self.codes, strict=True)):
             if isinstance(code, FreshTexts | FreshKeys):
                 complete = column.name in whole
                 drawn = (seed, number)
-                arrays.append(make_fresh(code, column, rows=len(rows), first=first, seed=drawn, complete=complete))
+                arrays.append(make_fresh(code, column, numbers=numbers, seed=drawn, complete=complete))
             else:
                 arrays.append(self._modelled(code, column, rows, places[column.name]))
         return pa.Table.from_arrays(arrays, schema=table_schema(self.columns))

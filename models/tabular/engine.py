@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from models.backends.training import Signs
 from models.spec import ModelInfo
 from models.tabular.columns import Column
+from models.tabular.saved import Linked
 from models.training_run import TrainedFiles, TrainingPlace, TrainingRequest
 
 MODEL_TYPE: Final = "nightmill-table"
@@ -27,9 +28,10 @@ class TableRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Rows that are asked of a model."""
 
     rows: int
+    """Of a linked model: subjects."""
     seed: int
     first: int = 0
-    """Number of the first row in the dataset: keys (`id`) are made of it, so that no two blocks share one."""
+    """Number of the first row (subject) in the dataset: keys (`id`) are made of it, so that no two blocks share one."""
     where: Mapping[str, JsonValue] = {}
     """Values by column that every row has; null is a missing one."""
     rebalance: Mapping[str, Mapping[str, float]] = {}
@@ -38,6 +40,9 @@ class TableRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Columns in which no value is missing."""
     temperature: float = 1.0
     """Below 1, what is frequent becomes more so."""
+    context: pa.Table | None = None
+    """Of a linked model: the subjects, a row each, with their key and all of the parent's columns. A model without a
+    parent takes one with keys alone, or none, and makes keys of its own."""
 
 
 class TableModel(Protocol):
@@ -48,8 +53,15 @@ class TableModel(Protocol):
         """Of the source, in its order."""
         ...
 
+    @property
+    def linked(self) -> Linked | None:
+        """Of a model whose rows belong to subjects."""
+        ...
+
     def sample(self, request: TableRequest) -> pa.Table:
         """Exactly `rows` rows, with the columns and types of the source (`columns.table_schema`).
+
+        Of a linked model: all rows of so many subjects, in the subjects' order; of each, from none to `longest`.
 
         Raises:
             ModelError: kind MODEL, code `table_request_invalid`: a column or a value that the model does not know;
@@ -85,6 +97,11 @@ class TabularBackend(Protocol):
         Raises:
             ModelError: kind MODEL where the model can never be loaded here, ENGINE where another try may help.
         """
+        ...
+
+    @property
+    def linked(self) -> Linked | None:
+        """As `TableModel.linked`, of a model that is loaded."""
         ...
 
     async def sample(self, request: TableRequest) -> pa.Table:

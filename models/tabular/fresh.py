@@ -102,21 +102,21 @@ def learn_fresh(column: Column, values: Values) -> Fresh:
 
 
 def make_fresh(
-    fresh: Fresh, column: Column, *, rows: int, first: int, seed: Sequence[int], complete: bool = False
+    fresh: Fresh, column: Column, *, numbers: Sequence[int], seed: Sequence[int], complete: bool = False
 ) -> Values:
     """New values of a column, of its type. The same arguments make the same.
 
     Args:
         fresh: How they are made.
         column: The column.
-        rows: How many.
-        first: Number of the first row in the dataset: keys are made of it.
+        numbers: Of the rows in the dataset: keys are made of them.
         seed: Numbers of at least 0 that stand for this block and this column.
         complete: Whether none is to be missing.
     """
     generator = np.random.default_rng(list(seed))
+    rows = len(numbers)
     if isinstance(fresh, FreshKeys):
-        return _make_keys(fresh, column, rows, first, generator)
+        return _make_keys(fresh, column, numbers, generator)
     missing = generator.random(rows) < (0.0 if complete else fresh.missing)
     texts = _make_patterned(fresh.patterns, rows, generator) if fresh.patterns else _make_words(fresh, rows, generator)
     return pa.array(texts, type=column.arrow_type, mask=missing)
@@ -144,11 +144,12 @@ def _learn_keys(column: Column, values: Values) -> FreshKeys:
     return FreshKeys(form="plain", prefix=f"SYN{number}-")
 
 
-def _make_keys(fresh: FreshKeys, column: Column, rows: int, first: int, generator: np.random.Generator) -> Values:
+def _make_keys(fresh: FreshKeys, column: Column, numbers: Sequence[int], generator: np.random.Generator) -> Values:
     if fresh.form == "number":
-        return pa.array(range(fresh.start + first, fresh.start + first + rows), type=column.arrow_type)
+        return pa.array([fresh.start + number for number in numbers], type=column.arrow_type)
     if fresh.form == "plain":
-        return pa.array([f"{fresh.prefix}{number:0{_KEY_DIGITS}}" for number in range(first, first + rows)])
+        return pa.array([f"{fresh.prefix}{number:0{_KEY_DIGITS}}" for number in numbers])
+    rows = len(numbers)
     bits = np.frombuffer(generator.bytes(16 * rows), dtype=np.uint8).reshape(rows, 16).copy()
     bits[:, 6] = (bits[:, 6] & 0x0F) | 0x40  # RFC 9562, version 4
     bits[:, 8] = (bits[:, 8] & 0x3F) | 0x80

@@ -48,6 +48,10 @@ class NetworkModel:
         """Of the source, in its order."""
         return self._encoding.columns
 
+    @property
+    def linked(self) -> None:
+        """None: these models draw every row by itself."""
+
     def sample(self, request: TableRequest) -> pa.Table:
         """See `models.tabular.engine.TableModel`."""
         asked = understand(request, self._encoding)

@@ -10,14 +10,16 @@ from pydantic import JsonValue
 from models.errors import FailureKind, ModelError
 from models.tabular.columns import Column, Values, are_dates
 from models.tabular.engine import TableRequest
+from models.tabular.saved import Linked
 
 INVALID = "table_request_invalid"
 ROUNDING = 1e-9
 
 
-def check_request(request: TableRequest, columns: Sequence[Column]) -> None:
+def check_request(request: TableRequest, columns: Sequence[Column], linked: Linked | None = None) -> None:
     """Raise ModelError, code `table_request_invalid`, where a request does not fit a model with these columns."""
     by_name = {column.name: column for column in columns}
+    _check_context(request, linked)
     if request.rows < 0 or request.first < 0 or request.seed < 0:
         raise invalid("rows, first and seed are numbers of at least 0")
     if not request.temperature > 0:
@@ -35,6 +37,56 @@ def check_request(request: TableRequest, columns: Sequence[Column]) -> None:
         _check_shares(by_name[name], shares)
         if name in request.where:
             raise invalid(f"column {name!r} has a fixed value, and cannot be re-balanced as well")
+
+
+def context_columns(context: pa.Table, linked: Linked) -> tuple[Column, ...]:
+    """The columns of the subjects' table, without its key, as they are found in a context."""
+    return tuple(column for column in linked.parent_columns if column.name in context.column_names)
+
+
+def context_keys(context: pa.Table, linked: Linked, foreign_key: Column) -> Values:
+    """The subjects' keys, in the type of the column that refers to them.
+
+    Raises:
+        ModelError: they do not fit into it.
+    """
+    keys = context.column(linked.key).combine_chunks()
+    try:
+        return keys.cast(foreign_key.arrow_type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise invalid(
+            f"column {foreign_key.name!r} is of type {foreign_key.type}, and the keys {linked.key!r} of its parent are "
+            f"{keys.type}: {error}"
+        ) from error
+
+
+def _check_context(request: TableRequest, linked: Linked | None) -> None:
+    context = request.context
+    if linked is None:
+        if context is not None:
+            raise invalid("the model has no foreign key, so its rows depend on no other table")
+        return
+    if context is None:
+        if linked.parent_key is not None:
+            raise invalid(f"the model's rows depend on a table with the key {linked.parent_key!r}, and there is none")
+        return
+    needed = [linked.key, *(column.name for column in linked.parent_columns)]
+    missing = [name for name in dict.fromkeys(needed) if name not in context.column_names]
+    if missing:
+        raise invalid(
+            f"the parent table has no column {missing[0]!r}, which the model's rows depend on; it has "
+            f"{', '.join(context.column_names)}"
+        )
+    for column in linked.parent_columns:
+        found = context.schema.field(column.name).type
+        if column.name != linked.key and found != column.arrow_type:
+            raise invalid(
+                f"the parent's column {column.name!r} is of type {found}; the model has learned it as {column.type}"
+            )
+    if context.num_rows != request.rows:
+        raise invalid(f"{request.rows} subjects are asked for, and the parent table has {context.num_rows}")
+    if context.column(linked.key).null_count:
+        raise invalid(f"the parent's column {linked.key!r} is a key, and is missing in some rows")
 
 
 def value_array(column: Column, value: JsonValue, rows: int) -> Values:

@@ -16,6 +16,24 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 
 
+class Linked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of a model whose rows belong to subjects: a sequence each."""
+
+    foreign_key: str
+    parent_key: str | None = None
+    """The key of the table of subjects; None where there was no such table."""
+    parent_columns: tuple[Column, ...] = ()
+    """All of its columns, in its order."""
+    order_by: str | None = None
+    longest: int
+    """Rows that a sequence has at most."""
+
+    @property
+    def key(self) -> str:
+        """The column of a context that holds the subjects' keys."""
+        return self.parent_key or self.foreign_key
+
+
 class SavedTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What config.json holds."""
 
@@ -27,6 +45,7 @@ class SavedTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How values of the columns that are not modelled are made, by name."""
     rows: int
     """That it was fitted to."""
+    linked: Linked | None = None
     engine: dict[str, Any]  # JSON: the family's own
 
 

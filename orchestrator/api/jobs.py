@@ -16,11 +16,15 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from orchestrator.api.errors import ERROR_SCHEMA, TOO_LARGE, RequestError
 from orchestrator.api.services import ServicesOf
+from orchestrator.jobs import DEFAULT_TENANT
 from orchestrator.lifecycle import JobStatus
+from orchestrator.parents import find_parent
 from orchestrator.replay import replay_spec
 from orchestrator.source_files import check_uri
 from orchestrator.spec import JobSpec, parse_job
+from orchestrator.spec_error import SpecError
 from orchestrator.static_checks import check_static
+from orchestrator.train_spec import PARENT_FILE
 from orchestrator.training_source import check_data_uri
 from orchestrator.views import JobView
 from workers.broker import BrokerError
@@ -93,10 +97,7 @@ def create_job(
     spec = parse_job(data)
     if idempotency_key is not None and (earlier := services.jobs.submitted(spec, idempotency_key=idempotency_key)):
         return job_answer(earlier)  # whatever has become of its deadline or its file since
-    rows = spec.over_rows().source.file
-    if rows is not None:
-        check_uri(rows)
-    check_data_uri(spec)
+    _check_uris(spec)
     check_static(
         spec,
         datetime.now(UTC),
@@ -105,10 +106,22 @@ def create_job(
         find_adapter=services.trained.find_adapter,
         find_table=services.trained.find_table,
     )
+    find_parent(services.engine, spec, DEFAULT_TENANT, services.trained.find_table)
     services.hints.ping()  # a job that nothing can run is refused, and leaves nothing behind
-    job = services.jobs.create(spec, idempotency_key=idempotency_key)
+    job = services.jobs.create(spec, tenant=DEFAULT_TENANT, idempotency_key=idempotency_key)
     _hint(services.hints.wake)
     return job_answer(job)
+
+
+def _check_uris(spec: JobSpec) -> None:
+    """Raise SpecError where what a job reads cannot be reached from another machine."""
+    for param, each in ((spec.input_param, spec.over_rows()), (PARENT_FILE, spec.over_parent())):
+        if each is not None and each.source.file is not None:
+            try:
+                check_uri(each.source.file)
+            except SpecError as error:
+                raise error.renamed("source.file", param) from error
+    check_data_uri(spec)
 
 
 @router.get("", operation_id="list_jobs")

@@ -114,8 +114,10 @@ def _files_text(record: Mapping[str, Any]) -> Iterator[str]:  # a record: any JS
         yield f"{sound['key'].rpartition('/')[2]}, {sound['seconds']:.1f} s: {record['prompt'].strip()}"
     if "table" in record:
         table = record["table"]
-        drawn = f" of {table['candidates']:,} candidates" if table["candidates"] != table["rows"] else ""
-        yield f"{table['rows']:,} rows{drawn}, {table['bytes'] / 1000:,.0f} kB"
+        wanted = table.get("subjects", table["rows"])
+        drawn = f" of {table['candidates']:,} candidates" if table["candidates"] != wanted else ""
+        whose = f" of {wanted:,} subjects" if "subjects" in table else ""
+        yield f"{table['rows']:,} rows{whose}{drawn}, {table['bytes'] / 1000:,.0f} kB"
 
 
 def _judged(metrics: Mapping[str, float]) -> str:

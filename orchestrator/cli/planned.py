@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +18,11 @@ from orchestrator.cli.stack import AsJson
 
 if TYPE_CHECKING:
     from models.tabular.columns import Column
-    from orchestrator.planning import PlannedShard, PlanSummary
+    from orchestrator.planning import PlannedShard, PlanSummary, Staging
     from orchestrator.spec import JobSpec
+    from orchestrator.table_columns import PlannedRows
+    from orchestrator.table_spec import TableFields
+    from orchestrator.train_spec import TrainData
     from workers.contracts import Row, SourceRange
 
 
@@ -35,7 +39,7 @@ def plan(
     from orchestrator.cli.reach import settings_for
     from orchestrator.planning import Staging
     from orchestrator.planning import plan as plan_job
-    from orchestrator.table_columns import is_fitting, planned_columns
+    from orchestrator.table_columns import PlannedRows, is_fitting, planned_columns
     from workers.store_folder import FolderStore
 
     whole = checked_job(job_file, overrides, allow_faults=settings_for().allow_faults, rows=False)
@@ -48,13 +52,19 @@ def plan(
             ranges: list[SourceRange] = []
 
             def keep(shards: list[PlannedShard], ranges: list[SourceRange] = ranges) -> None:
-                ranges.extend(shard.source for shard in shards)
+                ranges.extend(_sources(shards))
 
             fits = is_fitting(spec)
+            rendered = 0 if fits or spec.kind == "tabular" else samples
             take = keep if fits else lambda _: None
-            summary = plan_job(rows, source, staging, on_shards=take, samples=0 if fits else samples)
-            columns = planned_columns(spec, ranges, store_of(ranges[0], source, staging)) if fits else ()
-            planned.append(_Planned(spec, summary, columns))
+            summary = plan_job(rows, source, staging, on_shards=take, samples=rendered)
+            if not fits:
+                planned.append(_Planned(spec, summary))
+                continue
+            parent = _parent_rows(spec, Staging(staging.store, f"{STAGED}-parent"))
+            own = PlannedRows(ranges, store_of(ranges[0], source, staging))
+            found = planned_columns(spec, own, parent)
+            planned.append(_Planned(spec, summary, found.columns, () if found.parent is None else found.parent.columns))
     if as_json:
         shown = [_as_json(each) for each in planned]
         print_json({"name": whole.name, "kind": whole.kind, "nodes": shown} if whole.nodes else shown[0])
@@ -62,19 +72,49 @@ def plan(
         sys.stdout.write("\n\n".join("\n".join(_lines(each)) for each in planned) + "\n")
 
 
+def _parent_rows(spec: JobSpec, staging: Staging) -> PlannedRows | None:
+    """The rows of the subjects that those of a linked table belong to, where they are in a file; each is checked."""
+    from orchestrator.cli.previewing import job_source, store_of
+    from orchestrator.planning import plan as plan_job
+    from orchestrator.spec_error import SpecError
+    from orchestrator.table_columns import PlannedRows
+    from orchestrator.train_spec import PARENT_FILE
+
+    rows = spec.over_parent()
+    if rows is None:
+        return None
+    ranges: list[SourceRange] = []
+    try:
+        source = job_source(rows, staging)
+        plan_job(rows, source, staging, on_shards=lambda shards: ranges.extend(_sources(shards)), samples=0)
+    except SpecError as error:
+        raise error.renamed("source.file", PARENT_FILE) from error
+    return PlannedRows(ranges, store_of(ranges[0], source, staging))
+
+
+def _sources(shards: list[PlannedShard]) -> Iterator[SourceRange]:
+    return (shard.source for shard in shards)
+
+
 @dataclass(frozen=True)
 class _Planned:
     spec: JobSpec
     summary: PlanSummary
-    columns: tuple[Column, ...]
+    columns: tuple[Column, ...] = ()
     """Of a table that a model is fitted to."""
+    parent_columns: tuple[Column, ...] = ()
+    """Of its parent."""
 
 
 def _as_json(planned: _Planned) -> dict[str, object]:
     spec, summary = planned.spec, planned.summary
-    kinds = [{"name": each.name, "kind": each.kind, "why": each.reason} for each in planned.columns]
+    tables = {"kinds": planned.columns, "parent_kinds": planned.parent_columns}
     return {
-        **({"kinds": kinds} if kinds else {}),
+        **{
+            field: [{"name": each.name, "kind": each.kind, "why": each.reason} for each in columns]
+            for field, columns in tables.items()
+            if columns
+        },
         "name": spec.name,
         "kind": spec.kind,
         "model": spec.model,
@@ -94,17 +134,19 @@ def _as_json(planned: _Planned) -> dict[str, object]:
 def _lines(planned: _Planned) -> list[str]:
     spec, summary = planned.spec, planned.summary
     lines = [
-        f"{spec.name}: {'every row is fine' if spec.training is None else 'can be trained'}",
+        f"{spec.name}: {_verdict(spec)}",
         *_items(spec, summary),
         f"  model    {spec.model} ({_runs_here(spec)})",
         f"  output   {_output(spec, summary)}",
     ]
     if spec.data is not None:
         lines.append(f"  data     {spec.data.dataset or spec.input_file or spec.data.database}")
+        lines += _links(spec.data)
     if spec.source.file is not None:
         lines.append(f"  source   {spec.source.file} ({_size(summary.bytes)})")
-    if spec.kind != "dataset" or spec.source.file is not None:
-        lines += _columns(planned)
+    if spec.kind not in {"dataset", "tabular"} or spec.source.file is not None:
+        lines += _columns("columns", planned.columns, planned.summary.columns)
+        lines += _columns("parent's", planned.parent_columns, ())
     if summary.fields and spec.kind != "dataset":
         lines.append(f"  used     {', '.join(summary.fields)}")
     if summary.custom_id is not None:
@@ -114,6 +156,12 @@ def _lines(planned: _Planned) -> list[str]:
     if spec.deadline is not None:
         lines.append(f"  deadline {spec.deadline}")
     return lines + (_plan_lines if spec.kind == "dataset" else _sample_lines)(spec, summary)
+
+
+def _verdict(spec: JobSpec) -> str:
+    if spec.table is not None:
+        return "can be sampled, if the model is there"
+    return "every row is fine" if spec.training is None else "can be trained"
 
 
 def _sample_lines(spec: JobSpec, summary: PlanSummary) -> list[str]:
@@ -145,18 +193,31 @@ def _drawn(spec: JobSpec, samples: int) -> list[Row]:
     return drawn(spec, spec.seed, small.source.items or [])
 
 
-def _columns(planned: _Planned) -> list[str]:
+def _links(data: TrainData) -> list[str]:
+    """How the rows of a linked table belong to subjects."""
+    if data.foreign_key is None:
+        return []
+    order = "in the file's order" if data.order_by is None else f"by {data.order_by}"
+    lines = [f"  linked   rows of one {data.foreign_key} are a sequence, {order}"]
+    if data.parent is not None:
+        lines.append(f"  parent   {data.parent.file or data.database}, a row for each {data.parent.key}")
+    return lines
+
+
+def _columns(title: str, columns: Sequence[Column], names: Sequence[str]) -> list[str]:
     """The names of the rows' fields; of a table with what each is taken for, and why."""
-    if not planned.columns:
-        return [f"  columns  {', '.join(planned.summary.columns)}"] if planned.summary.columns else []
-    width = max(len(each.name) for each in planned.columns)
-    shown = [f"{each.name:<{width}}  {each.kind:<11}  {each.reason}" for each in planned.columns]
-    return [f"  {'' if number else 'columns':<8} {line}" for number, line in enumerate(shown)]
+    if not columns:
+        return [f"  {title:<8} {', '.join(names)}"] if names else []
+    width = max(len(each.name) for each in columns)
+    shown = [f"{each.name:<{width}}  {each.kind:<11}  {each.reason}" for each in columns]
+    return [f"  {'' if number else title:<8} {line}" for number, line in enumerate(shown)]
 
 
 def _items(spec: JobSpec, summary: PlanSummary) -> list[str]:
     if spec.data is not None and spec.data.file is not None:
         return [f"  rows     {summary.rows:,}"]
+    if spec.table is not None and spec.table.parent is not None:
+        return [f"  items    a block for each of job {spec.table.parent}, whose rows are the subjects"]
     size = spec.source.grid_size
     rows = f" ({summary.rows:,} rows by {size:,} combinations of the grid)" if size > 1 else ""
     return [
@@ -175,6 +236,8 @@ def _output(spec: JobSpec, summary: PlanSummary) -> str:
         if work.fit is not None:
             return f"a {training.family} model of tables{budget}"
         return f"a {training.family} model of {work.width} by {work.height}, {steps}"
+    if spec.table is not None:
+        return _table_output(spec.table)
     if spec.kind == "image":
         return f"{spec.n * summary.items:,} images by {', '.join(spec.steps)}"
     if spec.kind == "audio":
@@ -188,6 +251,15 @@ def _output(spec: JobSpec, summary: PlanSummary) -> str:
     return f"{longest:,} tokens at most ({spec.sampling.max_tokens:,} an output)"
 
 
+def _table_output(table: TableFields) -> str:
+    if table.parent is not None:
+        few = "its" if table.subjects is None else f"the first {table.subjects:,} of its"
+        return f"as many rows as {few} subjects have"
+    if table.subjects is not None:
+        return f"as many rows as {table.subjects:,} subjects have, in blocks of {table.block:,} subjects"
+    return f"{table.number:,} rows, in blocks of {table.block:,}"
+
+
 def _runs_here(spec: JobSpec) -> str:
     from models import audio_catalog, catalog
     from models.errors import ModelError
@@ -196,7 +268,7 @@ def _runs_here(spec: JobSpec) -> str:
     from models.training_run import check_training_engine
     from orchestrator.static_checks import may_be_trained
 
-    if may_be_trained(spec):
+    if may_be_trained(spec) or spec.kind == "tabular":
         return "one that was trained, if there is"
     try:
         if spec.kind == "train":

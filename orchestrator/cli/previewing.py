@@ -47,13 +47,17 @@ def store_of(planned: SourceRange, source: SourceFile | None, staging: Staging) 
 
 
 def some_rows(spec: JobSpec, count: int) -> JobSpec:
-    """A job of `count` rows of a table, by the same rules: rows such as the whole table will have."""
+    """A job of `count` rows of a table, by the same rules: rows such as the whole table will have.
+
+    Of a linked table, those of so many subjects.
+    """
     if spec.table is None:
         raise AssertionError("the job samples no table")
+    number = "subjects" if spec.table.linked else "rows"
     return spec.model_copy(
         update={
             "name": f"{spec.name} (preview)"[:200],
-            "table": spec.table.model_copy(update={"rows": count}),
+            "table": spec.table.model_copy(update={number: count}),
             "source": Source(count=1),
             "report": False,
             "priority": "urgent",

@@ -79,9 +79,16 @@ def run(
             where = f"nightmill results {job.id} --out DIR"
         samples = () if as_json or not job.items else tuple(client.results(job.id, limit=FIRST_FEW).data)
         progress.close()
-        conclude(
-            Ending(job, where, source=spec.input_file, samples=samples), as_json=as_json, fail_on_errors=fail_on_errors
-        )
+        ending = Ending(job, where, source=_source_of(spec, job), samples=samples)
+        conclude(ending, as_json=as_json, fail_on_errors=fail_on_errors)
+
+
+def _source_of(spec: JobSpec, job: JobView) -> str | None:
+    """The file that an error of a job is about, by the name that the person knows."""
+    from orchestrator.train_spec import PARENT_FILE
+
+    param = "" if job.error is None or job.error.param is None else job.error.param
+    return spec.input_files.get(PARENT_FILE) if param.startswith("data.parent.") else spec.input_file
 
 
 def _leave(service: Service, job: JobView) -> None:
@@ -149,7 +156,7 @@ def preview(
         message = "a training has no items to show beforehand; try a few steps: --set training.steps=20"
         raise CommandError(message, BAD_INPUT)
     is_table = spec.kind == "tabular"
-    small, prompts = (some_rows(spec, count), [[] for _ in range(count)]) if is_table else first_items(spec, count)
+    small, prompts = (some_rows(spec, count), []) if is_table else first_items(spec, count)
     progress = ExitStack()
     shown = progress.enter_context(display(stderr()))
     with progress, any_service(settings, shown.phase) as service:
@@ -164,6 +171,7 @@ def preview(
         records: list[dict[str, Any]] = []
         if is_table:
             records = table_records(service.client, job)
+            prompts = [[] for _ in records]  # subjects have as many rows as they have
         elif job.items:
             records = service.client.results(job.id, limit=count).data
         progress.close()
@@ -198,16 +206,35 @@ def checked_job(job_file: Path, overrides: list[str] | None, *, allow_faults: bo
     check_static(spec, datetime.now(UTC), allow_faults=allow_faults)
     if is_local_folder(spec):
         check_local_folder(Path(spec.input_file or ""))
-    source = spec.over_rows().source.file
+    source, parent = spec.over_rows().source.file, spec.over_parent()
     if source is not None and is_local(source):
         check_local(Path(source))
-    if rows and _quickly_read(spec):
+    if rows and _quickly_read(spec.over_rows()):
         # The scheduler will say the same, but only once everything has been started and uploaded.
         from orchestrator.planning import plan_here
 
         for each in jobs_of(spec):
             plan_here(each.over_rows())
+    if parent is not None:
+        _check_parent(parent, rows=rows)
     return spec
+
+
+def _check_parent(parent: JobSpec, *, rows: bool) -> None:
+    """The same of the table of the subjects that the rows of a linked table belong to."""
+    from orchestrator.jobfile import is_local
+    from orchestrator.planning import plan_here
+    from orchestrator.source_files import check_local
+    from orchestrator.spec_error import SpecError
+    from orchestrator.train_spec import PARENT_FILE
+
+    try:
+        if is_local(parent.source.file or ""):
+            check_local(Path(parent.source.file or ""))
+        if rows and _quickly_read(parent):
+            plan_here(parent)
+    except SpecError as error:
+        raise error.renamed("source.file", PARENT_FILE) from error
 
 
 def jobs_of(spec: JobSpec) -> list[JobSpec]:
@@ -220,7 +247,7 @@ def jobs_of(spec: JobSpec) -> list[JobSpec]:
 def _quickly_read(spec: JobSpec) -> bool:
     from orchestrator.jobfile import is_local
 
-    source = spec.over_rows().source
+    source = spec.source
     if source.file is not None:
         return is_local(source.file) and Path(source.file).stat().st_size <= QUICK_BYTES
     return (source.count or 1) * source.grid_size <= QUICK_ITEMS
@@ -234,7 +261,7 @@ class Submission:
         self.job: JobView | None = None
 
     def send(self, client: Client, shown: Display) -> str:
-        """Upload the job's local source, if it has one, and submit it; returns the job's id."""
+        """Upload the job's local files, if it has some, and submit it; returns the job's id."""
         from orchestrator.local_images import sent_along
         from orchestrator.training_source import is_local_folder, packed
 
@@ -250,10 +277,10 @@ class Submission:
 
         from orchestrator.jobfile import is_local
 
-        source = spec.over_rows().source.file
-        if source is not None and is_local(source):
-            shown.phase("uploading")
-            spec = spec.with_source_file(client.upload(Path(source)).uri)
+        for param, source in spec.input_files.items():
+            if is_local(source):
+                shown.phase("uploading")
+                spec = spec.with_input(param, client.upload(Path(source)).uri)
         with _interrupts_later():
             self.job = client.submit(spec.to_json(), key=f"nightmill-{ULID()}")
         return self.job.id

@@ -213,6 +213,7 @@ def describe(job: JobView, now: float | None = None) -> Iterator[tuple[str, str]
     if why is not None:
         yield "error", why
     yield "items", item_counts(job)
+    yield from (("parent", f"{each} (its rows are the subjects)") for each in (job.parent,) if each is not None)
     yield from (("rules", line) for line in checks_text(job.checks))
     yield from (("node", node_text(node)) for node in job.nodes)
     shards = " · ".join(f"{count:,} {name}" for name, count in sorted(job.shards.items()))

@@ -24,6 +24,7 @@ from orchestrator.jobs import Jobs, UnknownJobError
 from orchestrator.lifecycle import JobStatus
 from orchestrator.manifest import manifest_key
 from orchestrator.removals import AGAIN_SECONDS, UPLOAD_GRACE_SECONDS
+from orchestrator.spec import JobSpec, parse_job
 from orchestrator.spec_error import SpecError
 from orchestrator.tables import Execution, Job, Removal, Shard
 from tests.support.clocks import ManualClock
@@ -623,6 +624,26 @@ def test_uploads_that_no_job_names_after_a_day_go(yard: Yard) -> None:
     assert f"nightmill://{unused}" not in yard.stored("inputs/")
     left = {f"nightmill://{key}" for key in yard.stored("inputs/")}
     assert left == {named, young, "nightmill://inputs/notes/readme.txt"}
+
+
+def linked(own: str, parent: str) -> JobSpec:
+    data = {"file": own, "foreign_key": "a", "parent": {"file": parent, "key": "a"}}
+    return parse_job({"kind": "train", "model": "m", "data": data, "training": {"family": "tabular-argn"}})
+
+
+def test_the_uploads_of_both_linked_tables_are_kept_and_missed(folder_yard: Yard) -> None:
+    yard = folder_yard
+    own, parent, unused = (upload(yard, age=DAY_SECONDS) for _ in range(3))
+    job = yard.jobs.create(linked(own, parent)).id
+    yard.collector.step()
+    yard.clock.advance(UPLOAD_GRACE_SECONDS)
+    yard.collector.step()
+    assert {f"nightmill://{key}" for key in yard.stored("inputs/")} == {own, parent}
+    for first, second, param in ((unused, own, "data.file"), (own, unused, "data.parent.file")):
+        with pytest.raises(SpecError, match="upload the file again") as caught:
+            yard.jobs.create(linked(first, second))
+        assert caught.value.param == param
+    assert [each.id for each in yard.jobs.list()] == [job]
 
 
 def test_a_job_that_names_a_removed_upload_is_refused(folder_yard: Yard) -> None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from models.spec import ModelInfo
 from models.tabular.columns import Column
 from models.tabular.engine import TableRequest
+from models.tabular.saved import Linked
 from workers.store import ObjectStore
 from workers.trained_models import TrainedModel, publish
 
@@ -21,7 +22,9 @@ CITIES = ("Graz", "Linz", "Wels")
 VERSION = "01SAMPLED"
 
 
-def publish_sampled(store: ObjectStore, name: str = "people") -> str:
+def publish_sampled(
+    store: ObjectStore, name: str = "people", columns: tuple[Column, ...] = COLUMNS, linked: Linked | None = None
+) -> str:
     """Make the model one that jobs can name; returns its name and version."""
     model = TrainedModel(
         name=name,
@@ -41,7 +44,8 @@ def publish_sampled(store: ObjectStore, name: str = "people") -> str:
         losses={},
         seconds=0.0,
         files=(),
-        columns=COLUMNS,
+        columns=columns,
+        linked=linked,
     )
     publish(store, model)
     return model.id
@@ -49,6 +53,8 @@ def publish_sampled(store: ObjectStore, name: str = "people") -> str:
 
 class Sampled:
     """A `TabularBackend`. A row is a function of its request's seed and its place in it."""
+
+    linked: Linked | None = None
 
     def __init__(self, ages: int = 80, zips: int = 40) -> None:
         self._ages = ages

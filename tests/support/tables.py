@@ -15,7 +15,7 @@ from models.backends.training import Signs
 from models.tabular.columns import find_columns, plain_table
 from models.tabular.families import open_trainer
 from models.training.settings import FamilyName, TrainingSettings
-from models.training_run import SavedState, TableData, TrainedFiles, TrainingNews, TrainingRequest
+from models.training_run import ParentTable, SavedState, TableData, TrainedFiles, TrainingNews, TrainingRequest
 
 
 def staff(rows: int = 240) -> pa.Table:
@@ -45,6 +45,32 @@ def staff(rows: int = 240) -> pa.Table:
     )
 
 
+def shops(count: int) -> pa.Table:
+    """Shops: a large one orders more often, and for more money. A small one may not order at all."""
+    generator = np.random.default_rng(9)
+    return pa.table(
+        {
+            "shop": [f"S-{number}" for number in range(count)],
+            "size": generator.choice(["small", "large"], count).tolist(),
+            "staff": generator.integers(2, 60, count).tolist(),
+        }
+    )
+
+
+def orders(parents: pa.Table) -> pa.Table:
+    """The orders of shops, in no order: each is later, and has a higher number, than those of its shop before it."""
+    generator = np.random.default_rng(3)
+    rows = []
+    for shop, size in zip(parents["shop"].to_pylist(), parents["size"].to_pylist(), strict=True):
+        day = dt.date(2024, 1, 1)
+        for _ in range(generator.integers(4, 7) if size == "large" else generator.integers(0, 3)):
+            day += dt.timedelta(days=int(generator.integers(5, 40)))
+            amount = float(round(generator.normal(900 if size == "large" else 100, 10), 2))
+            rows.append({"shop": shop, "day": day, "amount": amount, "express": bool(generator.random() < 0.3)})
+    numbered = [{"order_id": 100 + number, **row} for number, row in enumerate(rows)]
+    return pa.Table.from_pylist([numbered[place] for place in generator.permutation(len(numbered))])
+
+
 class MemoryPlace:
     """A `TrainingPlace` that remembers."""
 
@@ -62,6 +88,13 @@ class MemoryPlace:
         self.news.append(news)
 
 
+def parent_table(table: pa.Table) -> ParentTable:
+    """A table of subjects, by its first column."""
+    plain = plain_table(table)
+    key = plain.column_names[0]
+    return ParentTable(table=plain, columns=find_columns(plain, {key: "id"}), key=key)
+
+
 def fit(
     table: pa.Table,
     folder: Path,
@@ -71,9 +104,12 @@ def fit(
     place: MemoryPlace | None = None,
     stop: threading.Event | None = None,
     columns: dict[str, str] | None = None,
+    foreign_key: str | None = None,
+    order_by: str | None = None,
+    parent: pa.Table | None = None,
     **settings: Any,
 ) -> TrainedFiles:
-    """Fit a model; its files are left in a folder."""
+    """Fit a model; its files are left in a folder. The first column of `parent` is its key."""
     import_engine("models.tabular.argn_training")  # as the back-end does: collecting garbage is quick after it
     plain = plain_table(table)
     signs = Signs()
@@ -81,7 +117,15 @@ def fit(
     request = TrainingRequest(
         model="staff",
         settings=TrainingSettings(family=family, options=options or {}, **{"seed": 7, **settings}),
-        data=TableData(table=plain, columns=find_columns(plain, columns or {}), name="staff.csv", license="CC0-1.0"),
+        data=TableData(
+            table=plain,
+            columns=find_columns(plain, {**(columns or {}), **({foreign_key: "id"} if foreign_key else {})}),
+            name="staff.csv",
+            license="CC0-1.0",
+            foreign_key=foreign_key,
+            order_by=order_by,
+            parent=None if parent is None else parent_table(parent),
+        ),
         event_folder=folder / "events",
     )
     trained = open_trainer(family).train(request, place or MemoryPlace(), stop=stop or threading.Event(), signs=signs)

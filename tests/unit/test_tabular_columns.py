@@ -129,9 +129,9 @@ def fresh_of(values: list[Any], kind: str) -> tuple[Fresh, Column]:
 def made(values: list[Any], kind: str, *, rows: int = 200, first: int = 0, seed: int = 1, **more: Any) -> list[Any]:
     fresh, column = fresh_of(values, kind)
     fresh = msgspec.json.decode(msgspec.json.encode(fresh), type=Fresh)
-    array = make_fresh(fresh, column, rows=rows, first=first, seed=(seed, 0), **more)
+    array = make_fresh(fresh, column, numbers=range(first, first + rows), seed=(seed, 0), **more)
     assert array.type == column.arrow_type
-    assert array.equals(make_fresh(fresh, column, rows=rows, first=first, seed=(seed, 0), **more))
+    assert array.equals(make_fresh(fresh, column, numbers=range(first, first + rows), seed=(seed, 0), **more))
     return list(array.to_pylist())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import duckdb
@@ -41,15 +42,30 @@ class LocalRules:
         Raises:
             duckdb.Error: an expression meets a value that it cannot compute with.
         """
-        if not self._rules:
+        broken = self.broken(table)
+        if not broken:
             return pa.array([True] * table.num_rows), {}
+        rejected = {rule: count for rule, rows in broken.items() if (count := int(rows.sum()))}
+        return pa.array(~np.logical_or.reduce(list(broken.values()))), rejected
+
+    def broken(self, table: pa.Table) -> dict[str, NDArray[np.bool_]]:
+        """By rule, which rows break it.
+
+        Raises:
+            duckdb.Error: an expression meets a value that it cannot compute with.
+        """
+        if not self._rules:
+            return {}
         self._connection.register("candidates", table)
         try:
             verdicts = self._connection.execute(self._query).fetchnumpy()
         finally:
             self._connection.unregister("candidates")
-        columns = np.stack([np.asarray(column, bool) for column in verdicts.values()])
-        broken = (~columns).sum(axis=1).tolist()
-        rejected = {rule.shown: count for rule, count in zip(self._rules, broken, strict=True) if count}
-        accepted: NDArray[np.bool_] = np.logical_and.reduce(columns)
-        return pa.array(accepted), rejected
+        found = (~np.asarray(column, bool) for column in verdicts.values())
+        return {rule.shown: rows for rule, rows in zip(self._rules, found, strict=True)}
+
+
+def rates(rejected: Mapping[str, int], candidates: int) -> str:
+    """Which rule rejected how much, the strictest first."""
+    shares = sorted(rejected.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{rule} rejected {100 * count / max(1, candidates):.3g} %" for rule, count in shares)
