@@ -141,13 +141,13 @@ class Collector:
         return deleted
 
     def _sweep(self, ended: Ended) -> int:
-        """Delete the losing parts of a job, and copies of its input that no shard reads."""
+        """Delete the losing parts of a job, and copies of its input that nothing of it names."""
         if ended.planned and mend_manifest(self._engine, self._store, ended.job):
             logger.warning("job %s: its manifest was of another version, and was written again", ended.job)
         deleted = 0
-        source = a_source(self._engine, ended.job)
+        named = names_of_input(self._engine, ended.job)
         for keys in listed(self._store, staged_prefix(ended.job)):
-            unread = [key for key in keys if _planning(ended.job, key) not in source]
+            unread = [key for key in keys if _planning(ended.job, key) not in named]
             for key in unread:
                 self._store.delete(key)
             deleted += len(unread)
@@ -218,10 +218,15 @@ def note_swept(engine: Engine, ended: Ended) -> bool:
     )
 
 
-def a_source(engine: Engine, job_id: str) -> str:
-    """The source of one of a job's shards, as JSON; empty where it has none. All stem from one try at planning it."""
+def names_of_input(engine: Engine, job_id: str) -> str:
+    """What may name copies of a job's input, as JSON: the source of one of its shards, and the work of all.
+
+    All stem from one try at planning it. Work names the rows of a training, and the parts of a linked table's parent.
+    """
     with database.reading(engine) as connection:
-        return connection.execute(select(Shard.source).where(Shard.job_id == job_id).limit(1)).scalar() or ""
+        source = connection.scalar(select(Shard.source).where(Shard.job_id == job_id).limit(1))
+        work = connection.scalar(select(Job.work).where(Job.id == job_id))
+    return f"{source or ''}\n{work or ''}"
 
 
 def losing_parts(engine: Engine, ended: Ended, keys: Sequence[str]) -> Sequence[str]:

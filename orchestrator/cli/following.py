@@ -97,7 +97,9 @@ def output_texts(record: Mapping[str, Any]) -> list[str]:  # a record: any JSON
             return [f"adapter {model['name']}@{model['version']} of {model['base']}{_judged(model['metrics'])}"]
         if model.get("columns"):
             named = ", ".join(f"{column['name']} ({column['kind']})" for column in model["columns"])
-            return [f"model {model['name']}@{model['version']} of {len(model['columns'])} columns: {named}"]
+            linked = model.get("linked")
+            of = "" if linked is None else f", sequences by {linked['foreign_key']}"
+            return [f"model {model['name']}@{model['version']} of {len(model['columns'])} columns{of}: {named}"]
         size = f"{model['width']} by {model['height']}"
         return [f"model {model['name']}@{model['version']}, {size}: {', '.join(model['classes']) or 'any text'}"]
     if any(name in record for name in ("images", "audio", "table")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from orchestrator.cli.previewing import some_rows, table_records
 from orchestrator.cli.saving import save_job
 from orchestrator.cli.text import describe
 from orchestrator.client import ApiError
+from orchestrator.collector import DAY_SECONDS, Collector
 from orchestrator.settings import Settings
 from orchestrator.spec import parse_job
 from orchestrator.tables import Job, Shard
@@ -194,6 +196,28 @@ def test_a_parent_that_was_removed_fails_its_blocks(studio: Studio) -> None:
     [failed] = studio.client.errors(job_id).data
     assert (failed["index"], failed["error"]["code"]) == (1, "parent_missing")
     assert "block 1 of the parent is no longer in the store" in failed["error"]["message"]
+
+
+def test_a_retry_finds_its_subjects_after_left_overs_were_deleted(studio: Studio) -> None:
+    services = studio.services
+    table = {"parent": people(studio), "accept": {"rules": ["amount < 50"], "candidates": 2}}
+    job_id = run(studio, of_people(), table=table)
+    assert studio.client.job(job_id).counts.failed == 4
+    later = time.time() + 10 * DAY_SECONDS
+    Collector(services.engine, services.store, lease_seconds=60, retention_days=0, clock=lambda: later).step()
+    studio.open_backend = lambda: of_people(amounts=50)
+    studio.client.act(job_id, "retry")
+    studio.finish(job_id)
+    assert studio.client.job(job_id).counts.ok == 4
+
+
+def test_a_linked_table_has_a_report(studio: Studio) -> None:
+    parent = people(studio)
+    job_id = run(studio, of_people(), table={"parent": parent}, report=None)
+    job = studio.client.job(job_id)
+    assert (job.status, job.following) == ("completed", "over")
+    assert job.findings is not None
+    assert job.findings.report is not None
 
 
 def test_what_is_no_parent_is_refused_with_the_reason(studio: Studio) -> None:
