@@ -118,8 +118,9 @@ async def _subjects(
         folder: For what is fetched.
         fetch: Brings an object of the store to a file.
     """
+    alone = LinkedFiles(foreign_key=linked.foreign_key, order_by=linked.order_by)
     if linked.parent_key is None or work.parent is None:
-        return LinkedFiles(foreign_key=linked.foreign_key, order_by=linked.order_by)
+        return alone
     home = folder / "parent"
     home.mkdir()
     listed = home / "parts.json"
@@ -127,8 +128,8 @@ async def _subjects(
         await fetch(work.parent, listed)
         parts = decode_part_list(listed.read_bytes()).parts
         found = [path async for block, path, _ in fetch_blocks(parts, home, fetch) if block in blocks]
-    except MissingObjectError as error:
-        raise ModelError(FailureKind.MODEL, "no_report", f"the subjects are gone with their job: {error}") from error
+    except MissingObjectError:
+        return alone  # the parent was removed once the last block was drawn, as it may be
     if work.most is not None:
         await asyncio.to_thread(_cut, found, work.most)
     train, holdout = await _source(job, home, fetch, (PARENT_FILE, HOLDOUT_PARENT_FILE))

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import select, update
 
+from models.tabular.engine import TableRequest
 from orchestrator import database
 from orchestrator.cli.following import output_texts
 from orchestrator.cli.previewing import some_rows, table_records
@@ -30,7 +31,7 @@ from tests.support.linked import ALONE, LINES, LONGEST, OF_ORDERS, OF_PEOPLE, OR
 from tests.support.sampled import VERSION, Sampled, publish_sampled
 from tests.support.studio import Studio
 from workers.dataset_report.figures import Report
-from workers.keys import source_tables_prefix
+from workers.keys import source_tables_prefix, tables_prefix
 
 JOB: dict[str, Any] = {"name": "orders", "kind": "tabular", "model": "orders", "seed": 3, "report": False}
 PEOPLE: dict[str, Any] = {"name": "people", "model": "people", "table": {"rows": 350, "block": 100}}
@@ -313,3 +314,22 @@ def test_the_report_on_subjects_that_no_table_lists(studio: Studio) -> None:
     assert found is not None
     assert found.subjects == len(set(rows_of(studio, job_id)["person"].to_pylist()))
     assert (found.integrity, found.subjects_original, found.with_parent) == (None, None, ())
+
+
+def test_the_report_does_without_a_parent_that_was_removed(studio: Studio) -> None:
+    parent, store = people(studio, rows=100), studio.services.store
+
+    class Forgetful(Sequences):
+        """Its subjects have been read, and are then gone."""
+
+        async def sample(self, request: TableRequest) -> pa.Table:
+            for key in list(store.list(tables_prefix(parent))):
+                store.delete(key)
+            return await super().sample(request)
+
+    job_id = run(studio, Forgetful(OF_PEOPLE, ORDERS), table={"parent": parent}, report={})
+    assert studio.client.job(job_id).status == "completed"
+    found = report_of(studio, job_id).linked
+    assert found is not None
+    assert found.subjects == len(set(rows_of(studio, job_id)["person"].to_pylist()))
+    assert (found.integrity, found.with_parent) == (None, ())
