@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.errors import FailureKind, ModelError
 from models.tabular.columns import find_columns, plain_table
+from models.tabular.saved import Linked
 from models.training_run import split_version
-from workers.contracts import ReportWork
-from workers.dataset_engine import PartOf
-from workers.dataset_report.figures import Report
+from workers.contracts import ReportWork, TableWork
+from workers.dataset_engine import PartOf, decode_part_list
+from workers.dataset_report.figures import Asked, Report
 from workers.dataset_report.gate import Gate, check_gate
+from workers.dataset_report.linked_files import LinkedFiles
 from workers.dataset_report.report import EmptyDatasetError, make_report
 from workers.keys import source_tables_prefix
 from workers.store import MissingObjectError, ObjectStore
 from workers.table_blocks import Fetch, fetch_blocks
 from workers.trained_models import read_model
-from workers.training_tables import HOLDOUT_FILE, TRAIN_FILE
+from workers.training_tables import HOLDOUT_FILE, HOLDOUT_PARENT_FILE, PARENT_FILE, TRAIN_FILE
 
 LOOKED_AT = 50_000
 """Rows of texts by which their columns are taken for something."""
@@ -42,6 +42,7 @@ class _Dataset:
     columns: dict[str, str]
     train: Path | None
     holdout: Path | None
+    linked: LinkedFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ async def describe(
             target=work.target,
             seed=work.seed,
             name=work.name,
+            asked=_asked(work.table),
+            linked=dataset.linked,
         )
         held = check_gate(report, Gate.model_validate(work.gate))
         return Described(html=report.html(held), json=report.json(), figures=_telling(report), held=held)
@@ -89,18 +92,62 @@ async def describe(
 
 async def _table(work: ReportWork, parts: Sequence[PartOf], folder: Path, fetch: Fetch, store: ObjectStore) -> _Dataset:
     """The blocks of a table, and what its model was fitted to."""
-    files = [path async for _, path, _ in fetch_blocks(parts, folder, fetch)]
+    blocks = {block: path async for block, path, _ in fetch_blocks(parts, folder, fetch)}
     version = split_version(work.model)
     model = None if version is None else await asyncio.to_thread(read_model, store, *version)
     if model is None or version is None:
         raise ModelError(FailureKind.MODEL, "model_missing", f"the model {work.model} is not in the store any more")
-    train, holdout = await _source(version[1], folder, fetch)
-    if train is not None and work.table is not None and work.table.where:
-        where = work.table.where
-        train, holdout = await asyncio.to_thread(
-            lambda: (_like(train, where), None if holdout is None else _like(holdout, where))
-        )
-    return _Dataset(files, {column.name: column.kind for column in model.columns}, train, holdout)
+    train, holdout = await _source(version[1], folder, fetch, (TRAIN_FILE, HOLDOUT_FILE))
+    linked = None
+    if model.linked is not None and work.table is not None:
+        linked = await _subjects(work.table, model.linked, version[1], blocks, folder, fetch)
+    columns: dict[str, str] = {column.name: column.kind for column in model.columns}
+    return _Dataset(list(blocks.values()), columns, train, holdout, linked)
+
+
+async def _subjects(
+    work: TableWork, linked: Linked, job: str, blocks: Collection[int], folder: Path, fetch: Fetch
+) -> LinkedFiles:
+    """Whose rows those of a linked table are: its foreign key, and where there is a parent, what that has.
+
+    Args:
+        work: The table's.
+        linked: How its rows belong to subjects.
+        job: The one that fitted its model.
+        blocks: The table's that there are: each is of the subjects in the parent's block of the same number.
+        folder: For what is fetched.
+        fetch: Brings an object of the store to a file.
+    """
+    alone = LinkedFiles(foreign_key=linked.foreign_key, order_by=linked.order_by)
+    if linked.parent_key is None or work.parent is None:
+        return alone
+    home = folder / "parent"
+    home.mkdir()
+    listed = home / "parts.json"
+    try:
+        await fetch(work.parent, listed)
+        parts = decode_part_list(listed.read_bytes()).parts
+        found = [path async for block, path, _ in fetch_blocks(parts, home, fetch) if block in blocks]
+    except MissingObjectError:
+        return alone  # the parent was removed once the last block was drawn, as it may be
+    if work.most is not None:
+        await asyncio.to_thread(_cut, found, work.most)
+    train, holdout = await _source(job, home, fetch, (PARENT_FILE, HOLDOUT_PARENT_FILE))
+    return LinkedFiles(
+        foreign_key=linked.foreign_key,
+        order_by=linked.order_by,
+        parent_key=linked.parent_key,
+        parent_columns={column.name: column.kind for column in linked.parent_columns},
+        synthetic=found,
+        train=[] if train is None else [train],
+        holdout=[] if holdout is None else [holdout],
+    )
+
+
+def _cut(files: Sequence[Path], most: int) -> None:
+    """Leave so many rows of each."""
+    for path in files:
+        pq.write_table(pq.read_table(path).slice(0, most), path)
 
 
 async def _texts(parts: Sequence[PartOf], folder: Path, fetch: Fetch) -> _Dataset:
@@ -142,10 +189,10 @@ def _columns(rows: Path, path: Path) -> _Dataset:
     return _Dataset([path], {column.name: column.kind for column in columns}, None, None)
 
 
-async def _source(job: str, folder: Path, fetch: Fetch) -> tuple[Path | None, Path | None]:
+async def _source(job: str, folder: Path, fetch: Fetch, names: tuple[str, str]) -> tuple[Path | None, Path | None]:
     """The rows that a model was fitted to, and those held out; None where they are gone with the job that fitted it."""
     found: list[Path | None] = []
-    for name in (TRAIN_FILE, HOLDOUT_FILE):
+    for name in names:
         path = folder / name
         try:
             await fetch(f"{source_tables_prefix(job)}{name}", path)
@@ -155,18 +202,11 @@ async def _source(job: str, folder: Path, fetch: Fetch) -> tuple[Path | None, Pa
     return found[0], found[1] if found[0] is not None else None
 
 
-def _like(path: Path, where: Mapping[str, Any]) -> Path | None:
-    """The rows of a source that are as a job asks for all of its rows; None where there are none of them."""
-    table = pq.read_table(path)
-    for name, value in where.items():
-        column = table[name]
-        table = table.filter(
-            pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value).cast(column.type))
-        )
-    if not table.num_rows:
-        return None
-    pq.write_table(table, path)
-    return path
+def _asked(table: TableWork | None) -> Asked:
+    """In what a table was asked to differ from its source."""
+    if table is None:
+        return Asked()
+    return Asked(where=table.where, rebalance=table.rebalance, impute=table.impute)
 
 
 def _telling(report: Report) -> dict[str, float]:

@@ -11,7 +11,7 @@ from tests.chaos.moments import Moment
 from tests.chaos.run import Run
 from tests.chaos.stand import Place
 from tests.chaos.verdict import Strike
-from tests.chaos.workload import Workload
+from tests.chaos.workload import Work, Workload
 
 StrikeAt: TypeAlias = Callable[[Run, Moment, random.Random], Strike]
 FEW_SEEDS = 5
@@ -41,7 +41,7 @@ class Fault:
     """How many the matrix runs."""
     moments: tuple[Moment, ...] = ("running",)
     places: tuple[Place, ...] = ("embedded", "services")
-    workload: Callable[[Moment, random.Random], Workload] = usual_work
+    workload: Callable[[Moment, random.Random], Work] = usual_work
     demand: Callable[[Run, Strike], Iterable[str]] = nothing_more
     """What is wrong beside what `verdict.problems` finds."""
     settings: Mapping[str, str] = field(default_factory=dict)

@@ -6,15 +6,16 @@ import random
 from collections.abc import Iterator
 
 from models.backends.vllm_environment import OWN_PROCESSES
-from tests.chaos import item_faults, process_faults, redis_faults, sql_faults, store_faults
+from tests.chaos import item_faults, process_faults, redis_faults, sql_faults, store_faults, table_work
 from tests.chaos.fault import MANY_SEEDS, Fault
-from tests.chaos.moments import MOMENTS, Moment
+from tests.chaos.moments import MOMENTS, PASS_MOMENTS, Moment
+from tests.chaos.stand import ACTOR
 from tests.chaos.workload import Workload
 
 OUTAGE_SECONDS = 60.0
 _PROCESSES = {
     "worker": MANY_SEEDS,
-    process_faults.ACTOR: MANY_SEEDS,
+    ACTOR: MANY_SEEDS,
     "control": MANY_SEEDS,
     process_faults.RAYLET: 5,
     "api": 5,
@@ -36,6 +37,19 @@ def _faults() -> Iterator[Fault]:
         settings={OWN_PROCESSES: "1", "NIGHTMILL_HANG_SECONDS": "60"},
         within=300.0,
     )
+    for role in ("worker", ACTOR):
+        name = role.rpartition(":")[2].lower().removeprefix("model")
+        yield Fault(
+            f"kill-{name}-of-a-table",
+            process_faults.kill_all(role),
+            2 * len(PASS_MOMENTS),  # each at either place
+            PASS_MOMENTS,
+            workload=table_work.table_work,
+            demand=table_work.as_if_nothing_had_been,
+            settings={"NIGHTMILL_HANG_SECONDS": "60"},
+            scenarios=2,
+            within=300.0,
+        )
     yield Fault("lose-node", process_faults.lose_node, workload=_long, places=("embedded",), own_ray=True, scenarios=1)
     yield Fault("drain-worker", process_faults.drain, demand=process_faults.drained, scenarios=1)
     yield Fault(

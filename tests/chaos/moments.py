@@ -7,14 +7,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
+from orchestrator import passes
 from orchestrator.lifecycle import JobStatus, ShardStatus
 from tests.chaos.run import FOLLOW_SECONDS, STEP_SECONDS, Run
-from tests.chaos.stand import LEASE_SECONDS
+from tests.chaos.stand import ACTOR, LEASE_SECONDS
 
-Moment: TypeAlias = Literal["running", "planning", "before the report", "before the commit", "finalising"]
-MOMENTS: tuple[Moment, ...] = get_args(Moment)
+Moment: TypeAlias = Literal[
+    "running",
+    "planning",
+    "before the report",
+    "before the commit",
+    "finalising",
+    "drawing",
+    "in a pass",
+    "drawing again",
+]
+MOMENTS: tuple[Moment, ...] = ("running", "planning", "before the report", "before the commit", "finalising")
+PASS_MOMENTS: tuple[Moment, ...] = ("drawing", "in a pass", "drawing again")
+"""Of a job over whose rows passes go."""
 HOLD_SECONDS = 0.8 * LEASE_SECONDS
 """How long reports are held up for a part at the most: no lease runs out for it."""
 
@@ -38,8 +50,16 @@ def reached(moment: Moment, run: Run, chance: random.Random) -> Iterator[None]:
         run.follow(lambda: run.row().status in done, "the job does not end")
         yield
         return
+    if moment in {"in a pass", "drawing again"}:
+        with _with_a_pass_held_up(moment, run):
+            pause.wait(chance.uniform(0.0, 0.5))
+            yield
+        return
     run.await_running()
-    if moment == "running":
+    if moment == "drawing":
+        pause.wait(chance.uniform(0.0, 2.0))
+        yield
+    elif moment == "running":
         pause.wait(chance.uniform(0.0, 4.0))
         yield
     elif moment == "before the report":
@@ -49,6 +69,22 @@ def reached(moment: Moment, run: Run, chance: random.Random) -> Iterator[None]:
         with _with_a_part_held_up(run.stand.writes_locked, run, chance):
             pause.wait(0.2)  # the report is on its way, and whoever takes it waits for the lock
             yield
+
+
+@contextmanager
+def _with_a_pass_held_up(moment: Moment, run: Run) -> Iterator[None]:
+    """Hold up the actors once a pass, or what one has rejected, is due, until a worker has begun with it.
+
+    Either is over in less time than it takes to see it run.
+    """
+    at, what = (passes.PASS, "no pass runs") if moment == "in a pass" else (passes.REDO, "nothing is drawn again")
+    run.follow(lambda: run.passing()[0] == at, what)
+    with run.stand.stopped(ACTOR):
+        if moment == "in a pass":
+            run.follow(lambda: run.passing() == (at, True), what)
+        else:
+            run.await_running()
+        yield
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from tests.chaos.fault import StrikeAt
 from tests.chaos.moments import Moment, reached
 from tests.chaos.run import Run
 from tests.chaos.second_node import second_node
+from tests.chaos.stand import ACTOR
 from tests.chaos.verdict import Strike
 from tests.support.eventually import eventually
 from tests.support.running import is_running
 
-ACTOR = "ray:ModelActor"
 RAYLET = "ray:raylet"
 GRACE_SECONDS = 15.0
 """How long a worker that is told to stop may take."""
@@ -39,6 +39,23 @@ def kill(role: str) -> StrikeAt:
             now = time.time()
             run.stand.kill(role, [chance.choice(pids)])
         return Strike(now, now, ends_executions=role in _ENDS_EXECUTIONS)
+
+    return strike
+
+
+def kill_all(role: str) -> StrikeAt:
+    """A fault that kills every process of this role: whichever has the rows at that moment."""
+
+    def strike(run: Run, moment: Moment, chance: random.Random) -> Strike:
+        with reached(moment, run, chance):
+            pids = eventually(lambda: run.stand.pids(role), what=f"there is no {role}")
+            own, family = run.executions(), run.family()
+            now = time.time()
+            run.stand.kill(role, pids)
+        drawing = sum(each.ended_at is None for each in own)
+        judging = sum(each.ended_at is None for each in family) - drawing
+        said = f"killed {len(pids)} while {drawing} shards and {judging} passes ran"
+        return Strike(now, now, ends_executions=True, said=said, moment=moment)
 
     return strike
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.lifecycle import ShardStatus
 from orchestrator.tables import Execution, Job, Shard
 from tests.chaos.stand import Stand
-from tests.chaos.workload import Workload
+from tests.chaos.workload import Work
 from tests.support.eventually import eventually
 from workers.keys import parts_prefix
 from workers.store import MissingObjectError
@@ -65,7 +65,7 @@ class Run:
     """A job that was submitted."""
 
     stand: Stand
-    workload: Workload
+    workload: Work
     job: str
     answers: list[str]
     parts: PartWatch
@@ -94,15 +94,34 @@ class Run:
 
     def executions(self) -> list[ExecutionRow]:
         """Every execution that was granted a shard of it, the oldest first."""
+        return self._executions(Execution.job_id == self.job)
 
+    def family(self) -> list[ExecutionRow]:
+        """As `executions`, with those of the passes over it."""
+        passes = select(Job.id).where(Job.flow == self.job)
+        return self._executions(or_(Execution.job_id == self.job, Execution.job_id.in_(passes)))
+
+    def _executions(self, which: ColumnElement[bool]) -> list[ExecutionRow]:
         def look() -> list[ExecutionRow]:
             columns = (
                 *(Execution.id, Execution.shard, Execution.worker),
                 *(Execution.granted_at, Execution.ended_at, Execution.ending),
             )
             with self.stand.reading() as connection:
-                statement = select(*columns).where(Execution.job_id == self.job).order_by(Execution.granted_at)
+                statement = select(*columns).where(which).order_by(Execution.granted_at)
                 return [ExecutionRow(*row) for row in connection.execute(statement)]
+
+        return _patiently(look)
+
+    def passing(self) -> tuple[str | None, bool]:
+        """Where the passes over it are, and whether one runs now."""
+
+        def look() -> tuple[str | None, bool]:
+            runs = select(Shard.job_id).join(Job, Job.id == Shard.job_id)
+            runs = runs.where(Job.flow == self.job, Shard.status == ShardStatus.RUNNING.value)
+            with self.stand.reading() as connection:
+                at = connection.scalars(select(Job.pass_at).where(Job.id == self.job)).one()
+                return at, connection.execute(runs).first() is not None
 
         return _patiently(look)
 
@@ -183,19 +202,18 @@ class PartWatch:
             self.broken.append(key)
 
 
-def submit(stand: Stand, workload: Workload, folder: Path, chance: random.Random) -> Run:
-    """Upload a source and submit its job."""
-    source, answers = workload.write(folder, chance)
+def submit(stand: Stand, workload: Work, folder: Path, chance: random.Random) -> Run:
+    """Make ready what a job needs, and submit it."""
     with stand.client() as client:
-        spec = workload.spec(client.upload(source).uri)
+        spec, answers = workload.prepare(client, folder, chance)
         submitted_at = time.time()
         job = client.submit(spec, key=f"{time.time_ns()}").id
     return Run(stand, workload, job, answers, PartWatch(stand, job), submitted_at)
 
 
-def warm_up(stand: Stand, model: str, folder: Path, chance: random.Random) -> None:
+def warm_up(stand: Stand, workload: Work, folder: Path, chance: random.Random) -> None:
     """Run a small job, after which every process has its connections and the actor has its model."""
-    run = submit(stand, Workload(shards=1, rows=8, delay_ms=0.0, model=model), folder, chance)
+    run = submit(stand, workload.small(), folder, chance)
     run.await_end(within=180.0)
 
 

@@ -121,7 +121,7 @@ def run_scenario(fault: Fault, seed: int, stands: Stands, *, keep: bool = False)
 def _run(fault: Fault, seed: int, stand: Stand, folder: Path, chance: random.Random, result: Result) -> None:
     moment = fault.moment(seed)
     workload = fault.workload(moment, chance)
-    warm_up(stand, workload.model, folder, chance)
+    warm_up(stand, workload, folder, chance)
     run = submit(stand, workload, folder, chance)
     with run.parts:
         strike = fault.strike(run, moment, chance)

@@ -37,6 +37,8 @@ SETTINGS = {
     "NIGHTMILL_PREWARM": "false",  # importing an engine that no scenario asks for takes half a minute of a core
 }
 BUCKET = "nightmill"
+ACTOR = "ray:ModelActor"
+"""What a process that holds a model is called."""
 Place: TypeAlias = Literal["embedded", "services"]
 """Where a stack keeps its state: SQLite and a folder of its own; or PostgreSQL, S3 and Redis, each behind a proxy."""
 

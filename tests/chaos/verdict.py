@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
@@ -31,6 +30,8 @@ class Strike:
     """Whether executions that ran at that time ended with it."""
     said: str = ""
     """More about it, for people."""
+    moment: str = ""
+    """When it was to strike, where a demand needs to know."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def problems(run: Run) -> list[str]:
 def _of_records(run: Run) -> Iterator[str]:
     with run.stand.client() as client:
         job = client.job(run.job)
-        lines = b"".join(client.content(run.job, "jsonl")).splitlines()
+        lines = b"".join(run.workload.records(client, run.job)).splitlines()
     if job.status is not JobStatus.COMPLETED:
         yield f"the job is {job.status.value}: {job.error}"
     records = [orjson.loads(line) for line in lines]
@@ -67,7 +68,8 @@ def _of_records(run: Run) -> Iterator[str]:
         missing = [index for index in range(run.workload.items) if not times[index]]
         twice = [index for index, count in times.items() if count > 1]
         yield f"{len(records)} records of {run.workload.items}: missing {missing[:5]}, more than once {twice[:5]}"
-    wrong = [record["index"] for record in records if record["status"] == "ok" and not _is_right(run, record)]
+    good = [record for record in records if record["status"] == "ok"]
+    wrong = [record["index"] for record in good if not run.workload.is_right(record, run.answers)]
     if wrong:
         yield f"{len(wrong)} records have another item's answer, or none: {wrong[:5]}"
     failed = {record["index"]: record.get("error") for record in records if record["status"] != "ok"}
@@ -80,12 +82,6 @@ def _of_records(run: Run) -> Iterator[str]:
     counts = (job.counts.ok, job.counts.failed, job.counts.cancelled, job.counts.expired)
     if counts != (statuses["ok"], statuses["failed"], statuses["cancelled"], statuses["expired"]):
         yield f"the job counts {counts}, its records are {dict(statuses)}"
-
-
-def _is_right(run: Run, record: dict[str, Any]) -> bool:  # a record as JSON
-    if run.workload.model != "echo":
-        return bool(record["output"].strip())
-    return bool(record["output"] == run.answers[record["index"]])
 
 
 def _of_state(run: Run) -> Iterator[str]:
@@ -105,7 +101,7 @@ def _of_parts(run: Run) -> Iterator[str]:
     for key in run.parts.whole():
         shard, _, execution = key.rpartition("/")[2].removesuffix(".jsonl").split("-")
         seen = run.parts.seen[key].at
-        if shard in first and granted.get(execution, 0.0) > first[shard] + CLOCK_SECONDS:
+        if not run.workload.judged and shard in first and granted.get(execution, 0.0) > first[shard] + CLOCK_SECONDS:
             late = granted[execution] - first[shard]
             yield f"{key} was computed by an execution granted {late:.1f} s after a whole part of its shard was there"
         first[shard] = min(seen, first.get(shard, seen))

@@ -1,17 +1,60 @@
-"""The job that a scenario runs: an `echo` job over a file of its own, and what must come of it."""
+"""The job that a scenario runs, an `echo` job over a file of its own mostly, and what must come of it."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.client import Client
+
 PROMPT = "{{ name }}, for {{ days }} days"
+
+
+class Work(Protocol):
+    """A job that a scenario can run."""
+
+    @property
+    def model(self) -> str:
+        """What it asks."""
+        ...
+
+    @property
+    def items(self) -> int:
+        """How many the job has."""
+        ...
+
+    @property
+    def bad(self) -> frozenset[int]:
+        """Indexes of the items that must fail."""
+        ...
+
+    @property
+    def judged(self) -> bool:
+        """Whether passes follow, after which shards of it run again."""
+        ...
+
+    def small(self) -> Work:
+        """A job that only makes everything ready for this one."""
+        ...
+
+    def prepare(self, client: Client, folder: Path, chance: random.Random) -> tuple[dict[str, Any], list[str]]:
+        """The job as JSON, what it needs being there; and its answers, where they are known beforehand."""
+        ...
+
+    def records(self, client: Client, job: str) -> Iterable[bytes]:
+        """The records of all items, as lines."""
+        ...
+
+    def is_right(self, record: dict[str, Any], answers: list[str]) -> bool:
+        """Whether an item's record that is ok holds what it must."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,11 +77,31 @@ class Workload:
     """Whether the source is JSON lines, which takes longer to plan; then shards have 5,000 rows."""
     model: str = "echo"
     """Any other's answers are not known beforehand."""
+    judged: ClassVar[bool] = False
 
     @property
     def items(self) -> int:
         """How many the job has."""
         return self.shards * self.rows
+
+    def small(self) -> Workload:
+        """See `Work`."""
+        return Workload(shards=1, rows=8, delay_ms=0.0, model=self.model)
+
+    def prepare(self, client: Client, folder: Path, chance: random.Random) -> tuple[dict[str, Any], list[str]]:
+        """See `Work`; the source is uploaded."""
+        source, answers = self.write(folder, chance)
+        return self.spec(client.upload(source).uri), answers
+
+    def records(self, client: Client, job: str) -> Iterable[bytes]:
+        """See `Work`."""
+        return client.content(job, "jsonl")
+
+    def is_right(self, record: dict[str, Any], answers: list[str]) -> bool:  # a record as JSON
+        """See `Work`."""
+        if self.model != "echo":
+            return bool(record["output"].strip())
+        return bool(record["output"] == answers[record["index"]])
 
     def write(self, folder: Path, chance: random.Random) -> tuple[Path, list[str]]:
         """Write the source; its path, and the answer to every item, as `echo` gives it."""

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import select, update
 
+from models.tabular.engine import TableRequest
 from orchestrator import database
 from orchestrator.cli.following import output_texts
 from orchestrator.cli.previewing import some_rows, table_records
@@ -26,8 +28,10 @@ from orchestrator.settings import Settings
 from orchestrator.spec import parse_job
 from orchestrator.tables import Job, Shard
 from tests.support.linked import ALONE, LINES, LONGEST, OF_ORDERS, OF_PEOPLE, ORDERS, Sequences, publish_orders
-from tests.support.sampled import Sampled, publish_sampled
+from tests.support.sampled import VERSION, Sampled, publish_sampled
 from tests.support.studio import Studio
+from workers.dataset_report.figures import Report
+from workers.keys import source_tables_prefix, tables_prefix
 
 JOB: dict[str, Any] = {"name": "orders", "kind": "tabular", "model": "orders", "seed": 3, "report": False}
 PEOPLE: dict[str, Any] = {"name": "people", "model": "people", "table": {"rows": 350, "block": 100}}
@@ -265,3 +269,67 @@ def test_columns_that_the_parent_lacks_or_has_otherwise_are_named(studio: Studio
         parent = run(studio, Sampled(), **{**PEOPLE, "model": model})
         with pytest.raises(ApiError, match=says):
             studio.submit(table={"parent": parent})
+
+
+def source_of(studio: Studio, **tables: pa.Table) -> None:
+    """Leave what a model was fitted to where its job would have."""
+    for name, table in tables.items():
+        data = io.BytesIO()
+        pq.write_table(table, data)
+        key = f"{source_tables_prefix(VERSION)}{name.replace('_', '-')}.parquet"
+        studio.services.store.put(key, data.getvalue(), content_type="application/vnd.apache.parquet")
+
+
+def report_of(studio: Studio, job_id: str) -> Report:
+    return msgspec.json.decode(studio.client.report(job_id, "json"), type=Report)
+
+
+def test_the_report_looks_at_subjects(studio: Studio) -> None:
+    parent = people(studio)
+    subjects, rows = rows_of(studio, parent), rows_of(studio, run(studio, of_people(), table={"parent": parent}))
+    source_of(studio, train=rows, parent=subjects, holdout=rows.slice(0, 0), holdout_parent=subjects.slice(0, 0))
+    job_id = run(studio, of_people(), table={"parent": people(studio, rows=250)}, report={}, seed=4)
+    found = report_of(studio, job_id).linked
+    assert found is not None
+    assert (found.orphans, found.integrity) == (0, 1.0)
+    assert (found.subjects, found.subjects_original) == (250, 350)
+    assert [pair.first for pair in found.coherence] == ["city", "amount"]
+    assert [(pair.first, pair.second) for pair in found.with_parent] == [("city", "city"), ("city", "amount")]
+    assert all(pair.accuracy is not None for pair in (*found.coherence, *found.with_parent))
+    assert found.with_parent[0].association > 0.9
+
+
+def test_the_report_on_a_few_subjects_misses_no_others(studio: Studio) -> None:
+    parent = people(studio)
+    job_id = run(studio, of_people(), table={"parent": parent, "subjects": 30}, report={})
+    assert [record["table"]["subjects"] for record in studio.client.results(job_id).data] == [30]
+    found = report_of(studio, job_id).linked
+    assert found is not None
+    assert (found.subjects, found.integrity) == (30, 1.0)
+
+
+def test_the_report_on_subjects_that_no_table_lists(studio: Studio) -> None:
+    job_id = run(studio, Sequences(ALONE, ORDERS), model="visits", table={"subjects": 200, "block": 100}, report={})
+    found = report_of(studio, job_id).linked
+    assert found is not None
+    assert found.subjects == len(set(rows_of(studio, job_id)["person"].to_pylist()))
+    assert (found.integrity, found.subjects_original, found.with_parent) == (None, None, ())
+
+
+def test_the_report_does_without_a_parent_that_was_removed(studio: Studio) -> None:
+    parent, store = people(studio, rows=100), studio.services.store
+
+    class Forgetful(Sequences):
+        """Its subjects have been read, and are then gone."""
+
+        async def sample(self, request: TableRequest) -> pa.Table:
+            for key in list(store.list(tables_prefix(parent))):
+                store.delete(key)
+            return await super().sample(request)
+
+    job_id = run(studio, Forgetful(OF_PEOPLE, ORDERS), table={"parent": parent}, report={})
+    assert studio.client.job(job_id).status == "completed"
+    found = report_of(studio, job_id).linked
+    assert found is not None
+    assert found.subjects == len(set(rows_of(studio, job_id)["person"].to_pylist()))
+    assert (found.integrity, found.with_parent) == (None, ())

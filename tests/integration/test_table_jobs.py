@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +18,10 @@ from orchestrator.cli.saving import save_job
 from orchestrator.cli.text import describe
 from orchestrator.client import ApiError
 from orchestrator.settings import Settings
-from tests.support.sampled import Sampled, publish_sampled
+from tests.support.sampled import VERSION, Sampled, publish_sampled
 from tests.support.studio import Studio
+from workers.dataset_report.figures import Asked, Report
+from workers.keys import source_tables_prefix
 
 JOB: dict[str, Any] = {"name": "people", "kind": "tabular", "model": "people", "seed": 3, "report": False}
 
@@ -181,3 +184,24 @@ def test_what_cannot_be_sampled_is_refused_with_the_reason(studio: Studio, field
     with pytest.raises(ApiError, match=says):
         studio.submit(**fields)
     assert studio.client.jobs() == []
+
+
+def test_the_report_knows_what_was_asked_for(studio: Studio) -> None:
+    source = rows_of(studio, run(studio, rows=400))
+    data = io.BytesIO()
+    pq.write_table(source, data)
+    key = f"{source_tables_prefix(VERSION)}train.parquet"
+    studio.services.store.put(key, data.getvalue(), content_type="application/vnd.apache.parquet")
+    asked: dict[str, Any] = {"rebalance": {"city": {"Graz": 0.6}}, "where": {"zip": 7}, "impute": ["age"]}
+    job_id = studio.submit(table={"rows": 100, "block": 100, **asked}, report={}, seed=4)
+    studio.finish(job_id)
+    report = msgspec.json.decode(studio.client.report(job_id, "json"), type=Report)
+    alike = [row for row in source.to_pylist() if row["zip"] == 7]
+    assert report.training_rows == len(alike) > 0
+    assert report.comparison is not None
+    assert report.comparison.asked == Asked(**{**asked, "impute": ("age",)})
+    assert report.comparison.effective_rows is not None
+    assert report.comparison.effective_rows <= len(alike)
+    city = next(column for column in report.columns if column.name == "city")
+    assert city.shape is not None
+    assert sum(city.shape.original) == pytest.approx(1.0, abs=1e-3)

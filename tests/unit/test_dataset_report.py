@@ -6,22 +6,27 @@ import datetime as dt
 import html.parser
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from workers.dataset_report.bins import write_moment, write_number
 from workers.dataset_report.fidelity import agreement, association
-from workers.dataset_report.figures import Report
+from workers.dataset_report.figures import Asked, Report
 from workers.dataset_report.gate import Gate, check_gate
 from workers.dataset_report.ranking import auc
 from workers.dataset_report.report import EmptyDatasetError, make_report
+from workers.dataset_report.tables import features_of
 from workers.dataset_report.texts import describe_texts, words_of
+from workers.dataset_report.weighing import weigh
 
 KINDS = {"age": "integer", "income": "numeric", "city": "categorical", "joined": "datetime", "left": "categorical"}
 CITIES = ["Bern", "Genf", "Basel", None]
@@ -427,6 +432,8 @@ def test_figures_of_known_tables() -> None:
     assert association(np.array([[25.0, 25.0], [25.0, 25.0]])) == 0.0
     assert association(np.array([[9.0, 9.0], [0.0, 0.0]])) == 0.0
     assert auc(np.array([True, True, False, False]), np.array([3.0, 1.0, 1.0, 0.0])) == 0.875
+    weights = np.array([1.0, 3.0, 1.0, 1.0])
+    assert auc(np.array([True, True, False, False]), np.array([3.0, 1.0, 1.0, 0.0]), weights) == 0.8125
 
 
 def test_numbers_and_times_are_written_so_that_they_differ() -> None:
@@ -436,3 +443,134 @@ def test_numbers_and_times_are_written_so_that_they_differ() -> None:
     assert write_moment(day, np.array([day, day + 86_400])) == "2023-11-14"
     assert write_moment(day, np.array([day, day + 60])) == "2023-11-14 22:13"
     assert write_moment(1e15, np.array([1e15])) == "9999-12-31"
+
+
+def as_asked(rows: int, seed: int) -> pa.Table:
+    """As many rows of `people` as have two Baslers for each three others; no income of theirs is missing."""
+    table = people(8 * rows, seed)
+    table = table.filter(pc.invert(pc.is_nan(table.column("income"))))
+    there = pc.fill_null(pc.equal(table.column("city"), "Basel"), False)
+    some = [
+        table.filter(chosen).slice(0, count)
+        for chosen, count in ((there, rows * 2 // 5), (pc.invert(there), rows * 3 // 5))
+    ]
+    return pa.concat_tables(some)
+
+
+def test_a_dataset_that_is_as_it_was_asked_to_be_is_faithful(tmp_path: Path, source: tuple[Path, Path]) -> None:
+    made = as_asked(500, 5)
+    asked = Asked(rebalance={"city": {"Basel": 0.4}}, impute=("income",))
+    report = report_on(tmp_path, made, source, asked=asked)
+    unasked = report_on(tmp_path, made, source)
+    assert report.fidelity is not None
+    assert unasked.fidelity is not None
+    assert abs(report.fidelity.accuracy - report.fidelity.accuracy_expected) < 0.03
+    assert unasked.fidelity.accuracy < unasked.fidelity.accuracy_expected - 0.06
+    city, income = (next(one for one in report.columns if one.name == name) for name in ("city", "income"))
+    assert city.shape is not None
+    assert city.shape.original[city.shape.labels.index("Basel")] == pytest.approx(0.4, abs=1e-4)
+    assert city.accuracy is not None
+    assert city.accuracy > 0.95
+    assert income.shape is not None
+    assert income.shape.original[-1] == income.shape.synthetic[-1] == 0
+    assert income.missing_original is not None
+    assert income.missing_original > 0
+    assert report.comparison is not None
+    assert report.comparison.effective_rows is not None
+    assert 100 < report.comparison.effective_rows < 600
+    assert "weak" not in levels(report, "fidelity")
+    assert report.fidelity.told_apart is not None
+    assert report.fidelity.told_apart_error is not None
+    assert report.fidelity.told_apart < 0.5 + 3 * report.fidelity.told_apart_error
+    # Whom it gives away does not hang on what was asked for.
+    assert report.privacy == unasked.privacy
+    page = report.html().decode()
+    assert "city is Basel in 40.0 % of the rows" in page
+    assert "income is never missing" in page
+    assert 'id="asked"' not in unasked.html().decode()
+    assert msgspec.json.decode(report.json(), type=Report) == report
+
+
+def test_a_dataset_that_is_not_as_it_was_asked_to_be_is_not(tmp_path: Path, source: tuple[Path, Path]) -> None:
+    asked = Asked(rebalance={"city": {"Basel": 0.6}}, impute=("income",))
+    report = report_on(tmp_path, people(500, 5), source, asked=asked)
+    columns = {column.name: column for column in report.columns}
+    assert columns["city"].accuracy is not None
+    assert columns["city"].accuracy < 0.6
+    missing = columns["income"].missing
+    assert missing > 0
+    assert columns["income"].accuracy is not None
+    assert columns["income"].accuracy < 1 - missing
+
+
+def test_two_columns_are_weighted_to_their_shares_and_hang_together_as_before() -> None:
+    draws = np.random.default_rng(0)
+    sex = draws.choice(["f", "m"], 20_000, p=[0.2, 0.8])
+    left = np.where(draws.random(20_000) < np.where(sex == "f", 0.6, 0.1), "true", "false")
+    features = features_of({"sex": "categorical", "left": "categorical"})
+    table = pa.table({"c0": sex, "c1": left})
+    asked = Asked(rebalance={"sex": {"f": 0.5}, "left": {"true": 0.7}})
+    weights = weigh(features, asked, table).weights
+    assert weights is not None
+    assert weights[sex == "f"].sum() / weights.sum() == pytest.approx(0.5, abs=1e-4)
+    assert weights[left == "true"].sum() / weights.sum() == pytest.approx(0.7, abs=1e-4)
+
+    def odds(of: np.ndarray) -> float:  # type: ignore[type-arg]
+        cells = [of[(sex == first) & (left == second)].sum() for first in ("f", "m") for second in ("true", "false")]
+        return float(cells[0] * cells[3] / (cells[1] * cells[2]))
+
+    assert odds(weights) == pytest.approx(odds(np.ones(20_000)), rel=1e-3)
+
+
+def test_shares_out_of_reach_are_said(tmp_path: Path, source: tuple[Path, Path]) -> None:
+    asked = Asked(rebalance={"city": {"Wien": 0.5, "Bern": 0.25}})
+    report = report_on(tmp_path, people(100, 5), source, asked=asked)
+    assert report.comparison is not None
+    found = [(one.value, one.asked, round(one.reached, 4)) for one in report.comparison.unreached]
+    assert found == [("Wien", 0.5, 0.0), ("Bern", 0.25, 0.5)]
+    assert any("'Wien' in 'city'" in remark.text for remark in report.remarks)
+    with pytest.raises(ValueError, match="'age' is to be re-balanced, but is no column of categories"):
+        report_on(tmp_path, people(100, 5), source, asked=Asked(rebalance={"age": {"30": 0.5}}))
+
+
+def test_numbers_are_re_balanced_however_they_are_written() -> None:
+    features = features_of({"doors": "categorical"})
+    asked = Asked(rebalance={"doors": {"2": 0.5}})
+    weighing = weigh(features, asked, pa.table({"c0": ["2.0", "4.0", "4.0", "4.0"]}))
+    assert weighing.weights is not None
+    assert weighing.weights[0] == pytest.approx(weighing.weights.sum() / 2)
+    assert weighing.effective_rows == pytest.approx(3.0)
+    assert weighing.unreached == ()
+
+
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        ({"city": "Genf"}, lambda row: row["city"] == "Genf"),
+        ({"city": None, "left": "no"}, lambda row: row["city"] is None and row["left"] == "no"),
+        ({"age": 30}, lambda row: row["age"] == 30),
+        ({"income": None}, lambda row: np.isnan(row["income"])),
+        ({"joined": "2020-05-01"}, lambda row: row["joined"] == dt.date(2020, 5, 1)),
+    ],
+)
+def test_a_dataset_of_rows_that_are_alike_is_compared_with_such_rows(
+    tmp_path: Path, where: dict[str, object], rows: Callable[[dict[str, Any]], bool]
+) -> None:
+    table = people(3000, 1)
+    alike = [row for row in table.to_pylist() if rows(row)]
+    made = pa.Table.from_pylist(alike, schema=table.schema)
+    report = report_on(tmp_path, made, (keep(tmp_path, "train", table), None), asked=Asked(where=where))
+    assert report.training_rows == len(alike) > 0
+    assert report.fidelity is not None
+    assert report.fidelity.accuracy == pytest.approx(1.0)
+
+
+def test_a_dataset_that_nothing_in_its_source_is_like_is_described_alone(
+    tmp_path: Path, source: tuple[Path, Path]
+) -> None:
+    report = report_on(tmp_path, people(60, 5), source, asked=Asked(where={"city": "Wien"}))
+    assert report.fidelity is None
+    assert report.privacy is None
+    assert report.training_rows is None
+    assert any("No row of its source has 'city' = 'Wien'" in remark.text for remark in report.remarks)
+    assert "it is described alone" in report.html().decode()

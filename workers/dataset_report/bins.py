@@ -8,6 +8,7 @@ few original rows share is never named.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from workers.dataset_report.tables import Feature
 from workers.dataset_report.values import Codes, Texts, count_values, place_values
+from workers.dataset_report.weighing import AS_IT_IS, Weighing, Weights
 
 BINS: Final = 10
 LEAST_SHARED: Final = 5
@@ -38,24 +40,99 @@ class Binned(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     codes: tuple[Codes, ...]
     """Of each table, by row: places in `labels`."""
+    weights: Weights | None = None
+    """Of the first table's rows, the same for all of its columns; None where each counts as one."""
+    complete: bool = False
+    """Whether only those of the first table's rows count in which a value is there."""
+    subjects: tuple[Codes, ...] | None = None
+    """Of each table's rows, whose they are, by number from 0; None where each stands for itself."""
 
     def shares(self, table: int) -> NDArray[np.float64]:
         """The share of a table's rows in each bin."""
-        codes = self.codes[table]
-        return np.bincount(codes, minlength=len(self.labels)) / max(1, len(codes))
+        counts = count((self,), table)
+        return counts / (counts.sum() or 1.0)
 
 
-def bin_feature(feature: Feature, tables: Sequence[pa.Table]) -> Binned:
-    """A feature of several tables in bins that the first of them sets."""
+def count(columns: Sequence[Binned], table: int) -> NDArray[np.float64]:
+    """Rows of a table by the bins of some columns together, flat; what they weigh, where they weigh differently."""
+    joint, weights = _joint(columns, table)
+    return np.bincount(joint, weights=weights, minlength=_size(columns)).astype(np.float64)
+
+
+def spread_of_shares(columns: Sequence[Binned]) -> NDArray[np.float64]:
+    """The variance of the first table's share of each bin of some columns together, as its subjects differ.
+
+    Rows of one subject are alike, so that they say less than as many of different ones: the variance is that of a ratio
+    of sums over subjects (Cochran, "Sampling Techniques", 1977, section 9A).
+    """
+    joint, weights = _joint(columns, 0)
+    size = _size(columns)
+    assert columns[0].subjects is not None  # noqa: S101 - or there is no such variance
+    subjects = columns[0].subjects[0]
+    there = slice(None) if weights is None else weights > 0
+    cells, places = np.unique(subjects[there] * size + joint[there], return_inverse=True)
+    weighing = np.ones(len(places)) if weights is None else weights[there]
+    of_cell = np.bincount(places, weights=weighing)
+    whose, which = np.divmod(cells, size)
+    of_subject = np.bincount(whose, weights=of_cell)
+    whole = of_cell.sum()
+    shares = np.bincount(which, weights=of_cell, minlength=size) / whole
+    squares = np.bincount(which, weights=of_cell**2, minlength=size)
+    crossed = np.bincount(which, weights=of_cell * of_subject[whose], minlength=size)
+    spread = squares - 2 * shares * crossed + shares**2 * (of_subject**2).sum()
+    variances: NDArray[np.float64] = np.maximum(spread, 0.0) / whole**2
+    return variances
+
+
+def _size(columns: Sequence[Binned]) -> int:
+    return math.prod(len(column.labels) for column in columns)
+
+
+def _joint(columns: Sequence[Binned], table: int) -> tuple[Codes, Weights | None]:
+    """Of each row of a table, its bin of some columns together, and what it weighs."""
+    joint: Codes = columns[0].codes[table]
+    for column in columns[1:]:
+        joint = joint * len(column.labels) + column.codes[table]
+    if table:
+        return joint, None
+    weights = columns[0].weights
+    if gaps := [column for column in columns if column.complete]:
+        there = np.logical_and.reduce([column.codes[table] != len(column.labels) - 1 for column in gaps])
+        weights = there.astype(np.float64) if weights is None else np.where(there, weights, 0.0)
+    return joint, weights
+
+
+def bin_feature(
+    feature: Feature,
+    tables: Sequence[pa.Table],
+    weighing: Weighing = AS_IT_IS,
+    subjects: tuple[Codes, ...] | None = None,
+) -> Binned:
+    """A feature of several tables in bins that the first of them sets.
+
+    Args:
+        feature: Which.
+        tables: The source and the dataset; or the dataset alone.
+        weighing: What the source's rows weigh.
+        subjects: Of each table's rows, whose they are; None where each stands for itself.
+    """
     values = [table.column(feature.field) for table in tables]
     if feature.kind == "category":
-        return _bin_categories(feature, values)
-    return _bin_numbers(feature, [column.to_numpy() for column in values])
+        binned = _bin_categories(feature, values, weighing.weights)
+    else:
+        binned = _bin_numbers(feature, [column.to_numpy() for column in values])
+    return msgspec.structs.replace(
+        binned, weights=weighing.weights, complete=feature.field in weighing.complete, subjects=subjects
+    )
 
 
-def _bin_categories(feature: Feature, tables: Sequence[Texts]) -> Binned:
+def _bin_categories(feature: Feature, tables: Sequence[Texts], weights: Weights | None) -> Binned:
     counts = count_values(tables[:1])
-    frequent = sorted(counts, key=lambda value: (-counts[value], value))[:BINS]
+    weight: dict[str, float] = dict(counts)
+    if weights is not None:  # what is frequent in what is compared, though it may be rare in the source
+        places = place_values(tables[0], list(counts))
+        weight = dict(zip(counts, np.bincount(places, weights=weights, minlength=len(counts)), strict=False))
+    frequent = sorted(counts, key=lambda value: (-weight[value], value))[:BINS]
     least = LEAST_SHARED if len(tables) > 1 else 1  # nobody's rows stand behind a dataset that has no source
     named = sorted(value for value in frequent if counts[value] >= least)
     labels = (*named, OTHER, MISSING)

@@ -13,19 +13,23 @@ from workers.dataset_report.figures import Curve
 STEPS: Final = 32
 
 
-def histogram(tables: Sequence[NDArray[np.float64]], beyond: int) -> Curve:
+def histogram(tables: Sequence[NDArray[np.float64]], beyond: int, weights: NDArray[np.float64] | None = None) -> Curve:
     """One or two tables' numbers (the source's first) in `STEPS` bins of equal width.
+
+    `weights` are those of the first table's rows, where they differ.
 
     The range is the first table's without its outermost hundredths, and leaves at least `beyond` of its values on
     either side where it has so many; what lies outside counts for the first or the last bin. NaN is left out.
     """
-    there = [values[~np.isnan(values)] for values in tables]
+    known = [~np.isnan(values) for values in tables]
+    there = [values[chosen] for values, chosen in zip(tables, known, strict=True)]
+    weighing = [None] * len(tables) if weights is None else [weights[known[0]], *[None] * (len(tables) - 1)]
     low, high = _range(np.sort(there[0]) if len(there[0]) else np.sort(there[-1]), beyond)
     edges = np.linspace(low, high, STEPS + 1)
-    shares = [
-        tuple(round(float(share), 5) for share in np.histogram(values.clip(low, high), edges)[0] / max(1, len(values)))
-        for values in there
+    counts = [
+        np.histogram(values.clip(low, high), edges, weights=own)[0] for values, own in zip(there, weighing, strict=True)
     ]
+    shares = [tuple(round(float(share), 5) for share in each / (each.sum() or 1)) for each in counts]
     return Curve(low=low, high=high, original=shares[0] if len(shares) > 1 else (), synthetic=shares[-1])
 
 

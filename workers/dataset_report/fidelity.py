@@ -17,10 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.dataset_report.bins import Binned
-from workers.dataset_report.figures import Fidelity, PairFigures
+from workers.dataset_report.bins import Binned, count, spread_of_shares
+from workers.dataset_report.figures import Fidelity, LinkedFigures, PairFigures
 from workers.dataset_report.told_apart import Told
-from workers.dataset_report.values import Codes
 
 MOST_PAIRS: Final = 2000
 MOST_TRIPLES: Final = 500
@@ -41,25 +40,33 @@ class Agreement(msgspec.Struct, frozen=True):
 
 
 def agreement(original: Counts, synthetic: Counts) -> Agreement:
-    """Of counts by bin.
+    """Of counts by bin; neither table is empty, or they agree in nothing.
 
     The expected one takes the difference of two estimates of a share as normal (mean absolute value: sigma times the
     root of 2 / pi).
     """
     rows, drawn = original.sum(), synthetic.sum()
+    if not rows or not drawn:
+        return Agreement(0.0, 0.0)
     shares, others = original / rows, synthetic / drawn
-    noise = np.sqrt(shares * (1 - shares) * (1 / rows + 1 / drawn) * 2 / np.pi).sum()
-    return Agreement(1 - float(np.abs(shares - others).sum()) / 2, 1 - float(noise) / 2)
+    spread = shares * (1 - shares) * (1 / rows + 1 / drawn)
+    return Agreement(1 - float(np.abs(shares - others).sum()) / 2, _expected(spread))
 
 
-def count(columns: Sequence[Binned], table: int) -> Counts:
-    """Rows of a table by the bins of some columns together, flat."""
-    joint: Codes = columns[0].codes[table]
-    size = len(columns[0].labels)
-    for column in columns[1:]:
-        joint = joint * len(column.labels) + column.codes[table]
-        size *= len(column.labels)
-    return np.bincount(joint, minlength=size).astype(np.float64)
+def agree(columns: Sequence[Binned]) -> Agreement:
+    """How well the source and the dataset agree in some columns together; rows of one subject hang together."""
+    counts = [count(columns, table) for table in (ORIGINAL, SYNTHETIC)]
+    agreed = agreement(*counts)
+    subjects = columns[0].subjects
+    if subjects is None or not counts[ORIGINAL].sum():
+        return agreed
+    there, made = (len(np.unique(of_table)) for of_table in subjects)
+    return Agreement(agreed.accuracy, _expected(spread_of_shares(columns) * (1 + there / max(1, made))))
+
+
+def _expected(spread: Counts) -> float:
+    """The accuracy that the variances of the differences of shares leave: of a normal one's mean absolute value."""
+    return 1 - float(np.sqrt(spread * 2 / np.pi).sum()) / 2
 
 
 def association(counts: Counts) -> float:
@@ -78,16 +85,21 @@ def association(counts: Counts) -> float:
 
 
 def compare_pairs(binned: Sequence[Binned], seed: int) -> tuple[PairFigures, ...]:
-    """Pairs of columns (each, or `MOST_PAIRS` drawn by seed), in the columns' order.
+    """Pairs of columns (each, or `MOST_PAIRS` drawn by seed), in the columns' order."""
+    pairs = _combinations(len(binned), 2, MOST_PAIRS, seed)
+    return compare_chosen([(binned[first], binned[second]) for first, second in pairs])
+
+
+def compare_chosen(pairs: Sequence[tuple[Binned, Binned]]) -> tuple[PairFigures, ...]:
+    """These pairs of columns.
 
     With one table there is only the association in the dataset. The tables of counts are kept of pairs that are worth
     showing: those that belong together most in the source, and those that the dataset has worst.
     """
-    pairs = _combinations(len(binned), 2, MOST_PAIRS, seed)
-    figures = [_compare_pair(binned[first], binned[second]) for first, second in pairs]
+    figures = [_compare_pair(first, second) for first, second in pairs]
     shown = set(_worth_showing(figures))
     return tuple(
-        _with_tables(figure, binned[first], binned[second]) if place in shown else figure
+        _with_tables(figure, first, second) if place in shown else figure
         for place, (figure, (first, second)) in enumerate(zip(figures, pairs, strict=True))
     )
 
@@ -102,7 +114,7 @@ def _compare_pair(first: Binned, second: Binned) -> PairFigures:
     )
     if len(counts) == 1:
         return figures
-    agreed = agreement(counts[ORIGINAL], counts[SYNTHETIC])
+    agreed = agree((first, second))
     return msgspec.structs.replace(
         figures,
         accuracy=agreed.accuracy,
@@ -125,19 +137,23 @@ def _worth_showing(figures: Sequence[PairFigures]) -> list[int]:
 
 def _with_tables(figure: PairFigures, first: Binned, second: Binned) -> PairFigures:
     shape = (len(first.labels), len(second.labels))
+    counts = [count((first, second), table) for table in range(len(first.codes))]
     tables = [
-        tuple(
-            tuple(round(float(share), 5) for share in row)
-            for row in count((first, second), table).reshape(shape) / max(1, len(first.codes[table]))
-        )
-        for table in range(len(first.codes))
+        tuple(tuple(round(float(share), 5) for share in row) for row in (each / (each.sum() or 1.0)).reshape(shape))
+        for each in counts
     ]
     if len(tables) == 1:
         return msgspec.structs.replace(figure, table=tables[0])
     return msgspec.structs.replace(figure, table=tables[SYNTHETIC], table_original=tables[ORIGINAL])
 
 
-def summarise(binned: Sequence[Binned], pairs: Sequence[PairFigures], told: Told | None, seed: int) -> Fidelity:
+def summarise(
+    binned: Sequence[Binned],
+    pairs: Sequence[PairFigures],
+    told: Told | None,
+    seed: int,
+    linked: LinkedFigures | None = None,
+) -> Fidelity:
     """The figures of the whole table.
 
     Args:
@@ -145,14 +161,17 @@ def summarise(binned: Sequence[Binned], pairs: Sequence[PairFigures], told: Told
         pairs: Of those columns.
         told: What a classifier found that tells their rows apart, if it was asked.
         seed: Draws the triples.
+        linked: How the rows of a subject belong together, which counts as much as columns, pairs and triples each.
     """
-    single = [agreement(count((column,), ORIGINAL), count((column,), SYNTHETIC)) for column in binned]
-    double = [Agreement(one.accuracy or 0.0, one.accuracy_expected or 0.0) for one in pairs]
+    single = [agree((column,)) for column in binned]
+    double = _agreements(pairs)
     triples = [[binned[place] for place in places] for places in _combinations(len(binned), 3, MOST_TRIPLES, seed)]
-    triple = [agreement(count(columns, ORIGINAL), count(columns, SYNTHETIC)) for columns in triples]
+    triple = [agree(columns) for columns in triples]
     kinds = [_mean(kind) for kind in (single, double, triple)]
-    there = [one for one in kinds if one is not None]
+    of_subjects = [] if linked is None else [_mean(kind) for kind in _of_subjects(linked)]
+    there = [one for one in (*kinds, *of_subjects) if one is not None]
     one, two, three = kinds
+    length, next_row, parent = of_subjects or (None, None, None)
     assert one is not None  # noqa: S101 - there is a column
     whole = _mean(there)
     assert whole is not None  # noqa: S101 - `one` is among them
@@ -165,11 +184,31 @@ def summarise(binned: Sequence[Binned], pairs: Sequence[PairFigures], told: Told
         bivariate_expected=None if two is None else two.expected,
         trivariate=None if three is None else three.accuracy,
         trivariate_expected=None if three is None else three.expected,
+        rows_per_subject=None if length is None else length.accuracy,
+        rows_per_subject_expected=None if length is None else length.expected,
+        coherence=None if next_row is None else next_row.accuracy,
+        coherence_expected=None if next_row is None else next_row.expected,
+        with_parent=None if parent is None else parent.accuracy,
+        with_parent_expected=None if parent is None else parent.expected,
         association_error=_association_error(pairs),
         told_apart=None if told is None else told.auc,
         told_apart_error=None if told is None else told.error,
         told_apart_by=None if told is None else told.by,
     )
+
+
+def _agreements(pairs: Sequence[PairFigures]) -> list[Agreement]:
+    return [Agreement(one.accuracy or 0.0, one.accuracy_expected or 0.0) for one in pairs]
+
+
+def _of_subjects(linked: LinkedFigures) -> list[list[Agreement]]:
+    """Rows per subject, each row with the next, and rows with their parents."""
+    length = linked.rows_per_subject
+    return [
+        [Agreement(length.accuracy or 0.0, length.accuracy_expected or 0.0)],
+        _agreements(linked.coherence),
+        _agreements(linked.with_parent),
+    ]
 
 
 def _association_error(pairs: Sequence[PairFigures]) -> float | None:

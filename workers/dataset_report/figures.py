@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -82,7 +82,7 @@ class Fidelity(Figures, frozen=True, kw_only=True):
     """How like its source a dataset is."""
 
     accuracy: float
-    """The mean of the three below, of those that there are."""
+    """The mean of those below that there are."""
     accuracy_expected: float
     """What a fresh sample of the source of the same size would reach."""
     univariate: float
@@ -91,6 +91,15 @@ class Fidelity(Figures, frozen=True, kw_only=True):
     univariate_expected: float
     bivariate_expected: float | None
     trivariate_expected: float | None
+    rows_per_subject: float | None = None
+    rows_per_subject_expected: float | None = None
+    """Of a linked table: how many rows a subject has."""
+    coherence: float | None = None
+    coherence_expected: float | None = None
+    """Of a linked table: the mean over the columns, of a row's value with that of the next row of its subject."""
+    with_parent: float | None = None
+    with_parent_expected: float | None = None
+    """Of a linked table: the mean over pairs of one of its columns and one of its parent's."""
     association_error: float | None
     """Mean absolute difference of the pairs' associations."""
     told_apart: float | None
@@ -245,6 +254,66 @@ class TextFigures(Figures, frozen=True, kw_only=True):
     """Share of texts that begin with the most frequent three words."""
 
 
+class Unreached(Figures, frozen=True, kw_only=True):
+    """A share that the rows of the source cannot be weighted to: too few of them, or none, have the value."""
+
+    column: str
+    value: str
+    asked: float
+    reached: float
+
+
+class Asked(Figures, frozen=True, kw_only=True):
+    """In what a dataset was asked to differ from its source."""
+
+    where: dict[str, Any] = {}  # a cell is any JSON
+    """The value that a column has in every row."""
+    rebalance: dict[str, dict[str, float]] = {}
+    """By column of categories, the shares of some of its values, of 1; the others keep their proportions."""
+    impute: tuple[str, ...] = ()
+    """Columns in which no value is missing."""
+
+    def __bool__(self) -> bool:
+        """Whether anything was."""
+        return bool(self.where or self.rebalance or self.impute)
+
+
+class Comparison(Figures, frozen=True, kw_only=True):
+    """What of the source a dataset is compared with that was asked to differ from it."""
+
+    asked: Asked
+    effective_rows: float | None
+    """Of a re-balanced dataset: so many rows of equal weight would say as much as the weighted ones of the source."""
+    unreached: tuple[Unreached, ...]
+    """Where the comparison is not with what was asked for."""
+    nothing_alike: bool = False
+    """Whether the source has no row as `where` asks: the dataset is then described alone."""
+
+
+class LinkedFigures(Figures, frozen=True, kw_only=True):
+    """How the rows of a linked table belong to subjects: those with one foreign key are one subject's sequence."""
+
+    foreign_key: str
+    subjects: int
+    """In all of the dataset's rows; where there is a parent, its rows, also those that nothing belongs to."""
+    subjects_original: int | None
+    orphans: int | None
+    """Rows of the dataset whose key is none of its parent's; None where there is no parent."""
+    integrity: float | None
+    """Share of rows whose key is one of its parent's: anything but 1 is a defect."""
+    mean_rows: float
+    """Of a subject."""
+    mean_rows_original: float | None
+    rows_per_subject: ColumnFigures
+    """How many rows a subject has, as if it were a column of the subjects."""
+    coherence: tuple[PairFigures, ...]
+    """Of each column: its value in a row (`first`), and in the next row of the sequence (`second`)."""
+    with_parent: tuple[PairFigures, ...]
+    """A column of the parent's (`first`), and one of the rows (`second`)."""
+    shapes: dict[str, Shape]
+    """Of the parent's columns, for the bins of `with_parent`."""
+
+
 class Report(Figures, frozen=True, kw_only=True):
     """Everything about a dataset."""
 
@@ -256,6 +325,8 @@ class Report(Figures, frozen=True, kw_only=True):
     seed: int
     training_rows: int | None
     holdout_rows: int | None
+    comparison: Comparison | None = None
+    """Where the dataset was asked to differ from its source."""
     repeated: float
     """Share of all rows that equal an earlier row of the dataset in every column but ids."""
     columns: tuple[ColumnFigures, ...]
@@ -265,6 +336,7 @@ class Report(Figures, frozen=True, kw_only=True):
     no_utility: str | None
     """Why utility was not measured."""
     privacy: Privacy | None
+    linked: LinkedFigures | None = None
     texts: tuple[TextFigures, ...]
     remarks: tuple[Remark, ...]
 

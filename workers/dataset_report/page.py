@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import jinja2
+from markupsafe import Markup
 
 from workers.dataset_report import plots
-from workers.dataset_report.figures import ColumnFigures, PairFigures, Report
+from workers.dataset_report.figures import ColumnFigures, LinkedFigures, PairFigures, Report, Shape
 
 MOST_IN_MATRIX: Final = 30
 MOST_COLUMNS: Final = 120
@@ -50,6 +51,7 @@ def page_of(report: Report, held: Sequence[str] = ()) -> bytes:
         accuracies=_matrix(report, names) if report.fidelity is not None and len(names) > 1 else None,
         associations=_associations(report, names) if len(names) > 1 else None,
         matrix_left=len(shapes) - len(names),
+        linked_pairs=[] if report.linked is None else list(_linked_pairs(report.linked, shapes)),
     )
     return page.encode()
 
@@ -73,6 +75,17 @@ def _chosen(columns: Sequence[ColumnFigures]) -> list[ColumnFigures]:
     lost = {column.name: (column.accuracy or 1.0) - (column.accuracy_expected or 1.0) for column in columns}
     kept = set(sorted(lost, key=lambda name: lost[name])[:MOST_COLUMNS])
     return [column for column in columns if column.name in kept]
+
+
+def _linked_pairs(linked: LinkedFigures, shapes: Mapping[str, Shape]) -> Iterator[tuple[PairFigures, Markup]]:
+    """The pairs of rows that belong together that are worth showing, each with its plot."""
+    for pair in linked.coherence:
+        if pair.table is not None:
+            own = shapes[pair.first]
+            yield pair, plots.pair_plot(pair, own, own)
+    for pair in linked.with_parent:
+        if pair.table is not None:
+            yield pair, plots.pair_plot(pair, linked.shapes[pair.first], shapes[pair.second])
 
 
 def _strength(pair: PairFigures) -> float:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from workers.dataset_report.figures import Fidelity, Level, Privacy, Remark, Report, TextFigures, Utility
+from workers.dataset_report.figures import (
+    Comparison,
+    Fidelity,
+    Level,
+    LinkedFigures,
+    PairFigures,
+    Privacy,
+    Remark,
+    Report,
+    TextFigures,
+    Utility,
+)
 
 CLEAR: Final = 3.0
 """So many standard errors from chance, a figure is no accident."""
@@ -24,9 +35,40 @@ _LEAKS: Final = 0.02
 
 def remarks_on(report: Report) -> tuple[Remark, ...]:
     """The sentences at the top of the page, the weak ones first."""
-    found = [*_fidelity(report), *_utility(report.utility), *_privacy(report.privacy), *_itself(report)]
+    found = [
+        *_comparison(report.comparison),
+        *_fidelity(report),
+        *_linked(report.linked),
+        *_utility(report.utility),
+        *_privacy(report.privacy),
+        *_itself(report),
+    ]
     order: dict[Level, int] = {"weak": 0, "fair": 1, "good": 2}
     return tuple(sorted(found, key=lambda remark: order[remark.level]))
+
+
+def _comparison(figures: Comparison | None) -> Iterator[Remark]:
+    """What cannot be compared with what was asked for."""
+    if figures is None:
+        return
+    if figures.nothing_alike:
+        asked = " and ".join(f"{name!r} {_value(value)}" for name, value in figures.asked.where.items())
+        yield Remark(
+            level="fair",
+            subject="comparison",
+            text=f"No row of its source has {asked}, as all of its rows: it is described alone.",
+        )
+    for one in figures.unreached:
+        yield Remark(
+            level="fair",
+            subject="comparison",
+            text=f"{_percent(one.asked)} of its rows were to have {one.value!r} in {one.column!r}; the rows of the "
+            f"source can be weighted to {_percent(one.reached)}, with which it is compared.",
+        )
+
+
+def _value(value: object) -> str:
+    return "missing" if value is None else f"= {value!r}"
 
 
 def _fidelity(report: Report) -> Iterator[Remark]:
@@ -39,11 +81,58 @@ def _fidelity(report: Report) -> Iterator[Remark]:
         level=level,
         subject="fidelity",
         text=f"Accuracy is {_percent(figures.accuracy)}; a fresh sample of the source of this size would reach "
-        f"{_percent(figures.accuracy_expected)}.",
+        f"{_percent(figures.accuracy_expected)}."
+        if report.comparison is None
+        else f"Accuracy is {_percent(figures.accuracy)}, beside the source as it was asked to differ from it; a fresh "
+        f"sample of that would reach {_percent(figures.accuracy_expected)}.",
     )
     yield from _columns_off(report)
     yield from _pairs_lost(report)
     yield from _told_apart(figures)
+
+
+def _linked(figures: LinkedFigures | None) -> Iterator[Remark]:
+    """Whether rows belong to their subjects as in the source."""
+    if figures is None:
+        return
+    if figures.orphans is not None:
+        yield Remark(
+            level="weak" if figures.orphans else "good",
+            subject="subjects",
+            text=f"{figures.orphans:,} rows have a {figures.foreign_key!r} that no row of the parent has."
+            if figures.orphans
+            else f"Every {figures.foreign_key!r} is that of a row of the parent.",
+        )
+    length = figures.rows_per_subject
+    if length.accuracy is None or length.accuracy_expected is None or figures.mean_rows_original is None:
+        return
+    below = length.accuracy_expected - length.accuracy
+    yield Remark(
+        level="good" if below < 2 * _CLOSE else "fair" if below < _FAR else "weak",
+        subject="subjects",
+        text=f"A subject has {figures.mean_rows:.1f} rows in the mean, in the source {figures.mean_rows_original:.1f}; "
+        f"their spread is {_percent(length.accuracy)} accurate, a fresh sample's {_percent(length.accuracy_expected)}.",
+    )
+    yield from _pairs_off(figures.coherence, "The rows of a subject follow each other")
+    yield from _pairs_off(figures.with_parent, "Rows belong to the parent's")
+
+
+def _pairs_off(pairs: Sequence[PairFigures], what: str) -> Iterator[Remark]:
+    """Of pairs of columns of rows that belong together, how far they are from the source."""
+    lost = [(pair.accuracy_expected or 0.0) - (pair.accuracy or 0.0) for pair in pairs]
+    if not lost:
+        return
+    below = max(lost)
+    worst = pairs[lost.index(below)]
+    found, expected = _percent(worst.accuracy or 0.0), _percent(worst.accuracy_expected or 0.0)
+    yield Remark(
+        level="good" if below < _FAR else "fair" if below < 2 * _FAR else "weak",
+        subject="subjects",
+        text=f"{what} as in the source."
+        if below < _FAR
+        else f"{what} otherwise than in the source: {worst.first!r} with {worst.second!r}, "
+        f"{found} accurate where a fresh sample is {expected}.",
+    )
 
 
 def _columns_off(report: Report) -> Iterator[Remark]:

@@ -17,27 +17,54 @@ from workers.dataset_report.bins import LEAST_SHARED, Binned, bin_feature
 from workers.dataset_report.copies import copied_values, identical_rows, repeated_share, small_groups
 from workers.dataset_report.curves import histogram
 from workers.dataset_report.distances import measure_distances
-from workers.dataset_report.fidelity import agreement, compare_pairs, count, summarise
-from workers.dataset_report.figures import ColumnFigures, PairFigures, Privacy, Report, Shape, TextFigures, Utility
+from workers.dataset_report.fidelity import agree, compare_pairs, summarise
+from workers.dataset_report.figures import (
+    Asked,
+    ColumnFigures,
+    Comparison,
+    PairFigures,
+    Privacy,
+    Report,
+    TextFigures,
+    Utility,
+)
+from workers.dataset_report.linked import number_subjects, shape_of
+from workers.dataset_report.linked_files import LinkedFiles, one_row_each, read_linked, sample_rows
 from workers.dataset_report.remarks import remarks_on
-from workers.dataset_report.tables import MODELLED, Feature, Tables, features_of
+from workers.dataset_report.tables import MODELLED, SUBJECT, Feature, Tables, features_of
 from workers.dataset_report.texts import describe_texts
 from workers.dataset_report.told_apart import tell_apart
 from workers.dataset_report.utility import NoTargetError, choose_target, measure_utility
+from workers.dataset_report.values import Codes
+from workers.dataset_report.weighing import AS_IT_IS, Weighing, weigh
 
 SAMPLE: Final = 50_000
 """Rows of each table that are drawn, at most."""
 TEXTS: Final = 10_000
 """Texts of each column that are drawn: they may be long."""
 Files = Path | Sequence[Path]
+AS_THE_SOURCE: Final = Asked()
 
 
 class EmptyDatasetError(ValueError):
     """There is no row to report on."""
 
 
+class _Asking(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of a report."""
+
+    asked: Asked
+    linked: LinkedFiles | None
+    target: str | None
+    seed: int
+    name: str
+    sample: int
+    nothing_alike: bool
+    """Whether the source has no row as `asked.where` has it."""
+
+
 class _Samples(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows in memory."""
+    """Rows in memory; of a linked table with `SUBJECT`, whole sequences in their order."""
 
     synthetic: pa.Table
     train: pa.Table | None
@@ -49,6 +76,13 @@ class _Samples(msgspec.Struct, frozen=True, kw_only=True):
         there = [table for table in (self.train, self.holdout) if table is not None]
         return pa.concat_tables(there) if there else None
 
+    def subjects(self) -> tuple[Codes, ...] | None:
+        """Whose the rows of the source and of the dataset are, by number; None where each stands for itself."""
+        if SUBJECT not in self.synthetic.column_names:
+            return None
+        there = [table for table in (self.original, self.synthetic) if table is not None]
+        return tuple(number_subjects(table.column(SUBJECT)) for table in there)
+
 
 def make_report(
     synthetic: Files,
@@ -59,6 +93,8 @@ def make_report(
     target: str | None = None,
     seed: int,
     name: str,
+    asked: Asked = AS_THE_SOURCE,
+    linked: LinkedFiles | None = None,
     sample: int = SAMPLE,
 ) -> Report:
     """The report of a dataset; the same files and arguments give the same report.
@@ -71,7 +107,10 @@ def make_report(
         target: The column that a model learns to predict, for utility; one is looked for where it is None.
         seed: Draws samples and seeds models.
         name: Of the dataset, for the page.
-        sample: Rows of each table that are drawn into memory, at most.
+        asked: In what it was asked to differ from its source. The rows of the source are weighted accordingly; those
+            that are not as `where` has it are left out.
+        linked: How rows belong to subjects; None where each stands for itself.
+        sample: Rows of each table that are drawn into memory, at most; of a linked one, subjects with about so many.
 
     Raises:
         EmptyDatasetError: the dataset, or the training table, has no rows.
@@ -82,47 +121,65 @@ def make_report(
         raise ValueError("held-out rows are compared with training rows: give `train` as well")
     if target is not None and target not in columns:
         raise ValueError(f"the target {target!r} is no column; the columns are {', '.join(columns)}")
-    features = features_of(columns)
+    foreign_key = None if linked is None else linked.foreign_key
+    if foreign_key is not None and foreign_key not in columns:
+        raise ValueError(f"the foreign key {foreign_key!r} is no column; the columns are {', '.join(columns)}")
+    features = features_of({name: kind for name, kind in columns.items() if name != foreign_key})
     made = _files(synthetic)
     fitted = None if train is None else _files(train)
-    with Tables(features, fitted or made) as tables:
+    with Tables(features, fitted or made, key=foreign_key) as tables:
         tables.add("synthetic", made)
         if fitted is not None:
-            tables.add("train", fitted)
+            tables.add("train", fitted, asked.where)
         if holdout is not None:
-            tables.add("holdout", _files(holdout))
+            tables.add("holdout", _files(holdout), asked.where)
+        if asked.where and tables.rows.get("train") == 0:
+            tables.rows = {"synthetic": tables.rows["synthetic"]}
         for table in ("synthetic", "train"):
             if tables.rows.get(table) == 0:
                 raise EmptyDatasetError(f"the {table} table of {name!r} has no rows: there is nothing to report on")
-        return _report(tables, target=target, seed=seed, name=name, sample=sample)
+        nothing_alike = fitted is not None and "train" not in tables.rows
+        asking = _Asking(
+            asked=asked, linked=linked, target=target, seed=seed, name=name, sample=sample, nothing_alike=nothing_alike
+        )
+        return _report(tables, asking)
 
 
 def _files(given: Files) -> list[Path]:
     return [given] if isinstance(given, Path) else list(given)
 
 
-def _report(tables: Tables, *, target: str | None, seed: int, name: str, sample: int) -> Report:
+def _report(tables: Tables, asking: _Asking) -> Report:
+    seed = asking.seed
     modelled = [feature for feature in tables.features if feature.kind in MODELLED]
-    samples = _Samples(
-        synthetic=tables.sample("synthetic", modelled, sample, seed),
-        train=tables.sample("train", modelled, sample, seed) if "train" in tables.rows else None,
-        holdout=tables.sample("holdout", modelled, sample, seed) if tables.rows.get("holdout") else None,
-    )
+    drawn = {
+        name: sample_rows(tables, name, modelled, asking.sample, seed, asking.linked)
+        for name in ("synthetic", "train", "holdout")
+        if tables.rows.get(name)
+    }
+    samples = _Samples(synthetic=drawn["synthetic"], train=drawn.get("train"), holdout=drawn.get("holdout"))
     original = samples.original
     compared = [samples.synthetic] if original is None else [original, samples.synthetic]
-    binned = [bin_feature(feature, compared) for feature in modelled]
+    weighing = AS_IT_IS if original is None else weigh(modelled, asking.asked, original)
+    subjects = samples.subjects()
+    binned = [bin_feature(feature, compared, weighing, subjects) for feature in modelled]
     pairs = compare_pairs(binned, seed)
+    linked = None
+    if asking.linked is not None:
+        linked = read_linked(tables, asking.linked, drawn, binned, asking.sample, seed)
     fidelity = None
     if original is not None and binned:
-        fidelity = summarise(binned, pairs, tell_apart(modelled, original, samples.synthetic, seed), seed)
-    utility, no_utility = _utility(modelled, samples, pairs, target, seed)
+        told = tell_apart(modelled, original, samples.synthetic, seed, weighing, subjects)
+        fidelity = summarise(binned, pairs, told, seed, linked)
+    utility, no_utility = _utility(modelled, samples, pairs, asking.target, seed)
     report = Report(
-        name=name,
+        name=asking.name,
         rows=tables.rows["synthetic"],
         sampled_rows=samples.synthetic.num_rows,
         seed=seed,
         training_rows=tables.rows.get("train"),
         holdout_rows=tables.rows.get("holdout"),
+        comparison=_comparison(asking, weighing) if asking.asked else None,
         repeated=repeated_share(tables, "synthetic"),
         columns=_columns(tables, binned, compared),
         pairs=pairs,
@@ -130,10 +187,20 @@ def _report(tables: Tables, *, target: str | None, seed: int, name: str, sample:
         utility=utility,
         no_utility=no_utility,
         privacy=None if samples.train is None else _privacy(tables, modelled, samples, seed),
+        linked=linked,
         texts=_texts(tables, seed),
         remarks=(),
     )
     return msgspec.structs.replace(report, remarks=remarks_on(report))
+
+
+def _comparison(asking: _Asking, weighing: Weighing) -> Comparison:
+    return Comparison(
+        asked=asking.asked,
+        effective_rows=None if weighing.effective_rows is None else round(weighing.effective_rows, 1),
+        unreached=weighing.unreached,
+        nothing_alike=asking.nothing_alike,
+    )
 
 
 def _columns(tables: Tables, binned: Sequence[Binned], compared: Sequence[pa.Table]) -> tuple[ColumnFigures, ...]:
@@ -155,15 +222,17 @@ def _column(tables: Tables, feature: Feature, binned: Binned | None, compared: S
     if binned is None:
         return figures
     values = [table.column(feature.field) for table in compared]
-    shares = [tuple(round(float(share), 5) for share in binned.shares(place)) for place in range(len(values))]
-    shape = Shape(labels=binned.labels, original=shares[0] if len(shares) > 1 else (), synthetic=shares[-1])
-    figures = msgspec.structs.replace(figures, shape=shape)
+    if binned.weights is not None:
+        missing_rows = binned.codes[0] == len(binned.labels) - 1
+        of_all = float(binned.weights[missing_rows].sum() / binned.weights.sum())
+        figures = msgspec.structs.replace(figures, missing_original=of_all)
+    figures = msgspec.structs.replace(figures, shape=shape_of(binned))
     if feature.kind != "category":
-        curve = histogram([column.to_numpy() for column in values], LEAST_SHARED)
+        curve = histogram([column.to_numpy() for column in values], LEAST_SHARED, binned.weights)
         figures = msgspec.structs.replace(figures, curve=curve)
     if len(values) == 1:
         return figures
-    agreed = agreement(count((binned,), 0), count((binned,), 1))
+    agreed = agree((binned,))
     return msgspec.structs.replace(figures, accuracy=agreed.accuracy, accuracy_expected=agreed.expected)
 
 
@@ -190,9 +259,11 @@ def _privacy(tables: Tables, features: Sequence[Feature], samples: _Samples, see
     identical = identical_rows(tables, "synthetic", "train")
     measured = None
     if samples.train is not None and samples.holdout is not None:
-        measured = measure_distances(
-            features, synthetic=samples.synthetic, train=samples.train, holdout=samples.holdout, seed=seed
+        synthetic, train, others = (
+            table if samples.subjects() is None else one_row_each(table, seed)  # rows of one subject are alike
+            for table in (samples.synthetic, samples.train, samples.holdout)
         )
+        measured = measure_distances(features, synthetic=synthetic, train=train, holdout=others, seed=seed)
     return Privacy(
         identical=identical / tables.rows["synthetic"],
         identical_rows=identical,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import duckdb
 import msgspec
@@ -31,7 +31,10 @@ KINDS: Final[dict[str, FeatureKind]] = {
     "id": "key",
 }
 """Of columns (models/tabular/columns.py). `geo` is two numbers."""
+SUBJECT: Final = "subject"
+"""In SQL and in samples: the key that says whose a row is."""
 MODELLED: Final[tuple[FeatureKind, ...]] = ("category", "number", "moment")
+_LOTS: Final = 1_000_000
 _DATE_FORMATS: Final = ("%d.%m.%Y", "%Y/%m/%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -79,10 +82,17 @@ class Tables:
         features: What is read of each table.
         template: Files of the table whose types the others are read as, if there is one: a whole number that comes
             back as a fraction (2, 2.0) is the same category.
+        key: The column that says whose a row is, where rows belong to subjects. It is of no figure itself, and in SQL
+            it is `SUBJECT`.
+        others: Whether the tables may have columns that are not read.
     """
 
-    def __init__(self, features: Sequence[Feature], template: Sequence[Path]) -> None:
+    def __init__(
+        self, features: Sequence[Feature], template: Sequence[Path], *, key: str | None = None, others: bool = False
+    ) -> None:
         self.features = tuple(features)
+        self._key = key
+        self._others = others
         self.rows: dict[str, int] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="nightmill-report-")
         self.database = duckdb.connect(
@@ -103,26 +113,48 @@ class Tables:
         self.database.close()
         self._folder.cleanup()
 
-    def add(self, name: str, files: Sequence[Path]) -> None:
+    def add(self, name: str, files: Sequence[Path], where: Mapping[str, Any] | None = None) -> None:
         """Make a table known under a name, and count its rows.
+
+        Args:
+            name: In SQL.
+            files: Of the table.
+            where: By column, the value that rows must have to be of the table; None is a missing one.
 
         Raises:
             ValueError: a column that the report is to read is not in the files, or they have one it is not told of.
         """
         relation = self.database.read_parquet([str(file) for file in files])
         known = dict(zip(_column_names(files), relation.columns, strict=True))
-        wanted = {feature.column for feature in self.features}
+        wanted = {feature.column for feature in self.features} | ({self._key} if self._key is not None else set())
         if absent := sorted(wanted - known.keys()):
             raise ValueError(f"the {name} table has no column {absent[0]!r}; it has {', '.join(known)}")
-        if unknown := sorted(known.keys() - wanted):
+        if (unknown := sorted(known.keys() - wanted)) and not self._others:
             raise ValueError(f"the {name} table has a column {unknown[0]!r} of which no kind is given; give one")
-        chosen = ", ".join(
+        columns = [
             f"{_expression(feature, _quoted(known[feature.column]), self._types[feature.column])} AS {feature.field}"
             for feature in self.features
-        )
+        ]
+        if self._key is not None:
+            columns.append(f"CAST({_quoted(known[self._key])} AS VARCHAR) AS {SUBJECT}")
+        chosen = ", ".join(columns)
+        types = dict(zip(known, map(str, relation.types), strict=True))
+        alike = [_has(_quoted(known[column]), types[column], value) for column, value in (where or {}).items()]
         relation.create_view(f"raw_{name}")
-        self.database.execute(f"CREATE VIEW {name} AS SELECT {chosen} FROM raw_{name}")  # noqa: S608
+        self.database.execute(
+            f"CREATE VIEW {name} AS SELECT {chosen} FROM raw_{name} WHERE {' AND '.join(alike) or 'true'}"  # noqa: S608
+        )
+        self.database.execute(f"CREATE VIEW whole_{name} AS SELECT {chosen} FROM raw_{name}")  # noqa: S608
         self.rows[name] = self.number(f"SELECT count(*) FROM {name}")  # noqa: S608
+
+    def add_keys(self, name: str, files: Sequence[Path], column: str) -> None:
+        """Make a view of a column of other files, `SUBJECT`: the keys of a parent."""
+        relation = self.database.read_parquet([str(file) for file in files], union_by_name=True)
+        known = dict(zip(_column_names(files), relation.columns, strict=True))
+        relation.create_view(f"raw_{name}")
+        self.database.execute(
+            f"CREATE VIEW {name} AS SELECT CAST({_quoted(known[column])} AS VARCHAR) AS {SUBJECT} FROM raw_{name}"  # noqa: S608
+        )
 
     def number(self, query: str) -> int:
         """The one whole number that a query answers with."""
@@ -159,6 +191,24 @@ class Tables:
         finally:
             self.database.unregister("chosen")
 
+    def sample_subjects(self, name: str, features: Sequence[Feature], share: float, seed: int) -> pa.Table:
+        """Such a share of a table's subjects with all of their rows: features and `SUBJECT`, in its order.
+
+        Who is drawn follows from the key and the seed: of two tables of the same subjects the same ones are.
+        """
+        fields = ", ".join([*(feature.field for feature in features), SUBJECT])
+        return self._table(
+            f"WITH numbered AS (SELECT {fields}, row_number() OVER () AS number FROM {name})"  # noqa: S608
+            f" SELECT {fields} FROM numbered WHERE {_drawn(share, seed)} ORDER BY number"
+        )
+
+    def lengths(self, name: str, share: float, seed: int) -> dict[str, int]:
+        """How many rows each of the subjects that are drawn likewise has, by key; `where` is not looked at."""
+        query = f"SELECT {SUBJECT}, count(*) AS rows FROM whole_{name} WHERE {SUBJECT} IS NOT NULL AND "  # noqa: S608
+        found = self._table(f"{query}{_drawn(share, seed)} GROUP BY {SUBJECT} ORDER BY {SUBJECT}")
+        keys, rows = (found[name].to_pylist() for name in (SUBJECT, "rows"))
+        return {str(key): int(count or 0) for key, count in zip(keys, rows, strict=True)}
+
     def _table(self, query: str) -> pa.Table:
         found: pa.Table = self.database.sql(query).to_arrow_table()
         return found
@@ -166,6 +216,11 @@ class Tables:
     def _column_types(self, template: Sequence[Path]) -> dict[str, str]:
         relation = self.database.read_parquet([str(file) for file in template])
         return dict(zip(_column_names(template), map(str, relation.types), strict=True))
+
+
+def _drawn(share: float, seed: int) -> str:
+    """Whether a subject is drawn, in SQL."""
+    return f"hash({SUBJECT}, {seed}) % {_LOTS} < {round(share * _LOTS)}"
 
 
 def _column_names(files: Sequence[Path]) -> list[str]:
@@ -198,6 +253,16 @@ def _expression(feature: Feature, column: str, original_type: str) -> str:
         return f"CAST({column} AS VARCHAR)"
     text = f"coalesce(CAST(TRY_CAST({column} AS {original_type}) AS VARCHAR), CAST({column} AS VARCHAR))"
     return f"nullif({text}, 'nan')" if original_type in {"DOUBLE", "FLOAT"} else text
+
+
+def _has(column: str, kind: str, value: object) -> str:
+    """Whether a column has a value, in SQL."""
+    if value is None:
+        # Of a Parquet file DuckDB finds no NaN with isnan: it skips row groups by their least and greatest value.
+        known = f"coalesce(isfinite({column}), false)" if kind in {"DOUBLE", "FLOAT"} else f"{column} IS NOT NULL"
+        return f"NOT {known}"
+    written = "'" + str(value).replace("'", "''") + "'"  # as DuckDB reads any type that a column here has
+    return f"{column} = TRY_CAST({written} AS {kind})"
 
 
 def _quoted(name: str) -> str:
