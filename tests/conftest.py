@@ -143,9 +143,9 @@ def store_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue({"file": "folder_url", "s3": "s3_url"}[request.param]))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_address(s3_server: str) -> Iterator[str]:
-    """Address of the session's Ray cluster. Its actors find the S3 server by themselves, as on a real node."""
+    """Address of a Ray cluster, which is idle for no other module. Its actors find the S3 server by themselves."""
     with ExitStack() as stack:
         with _present():
             address = stack.enter_context(services.ray_head(environment=services.s3_environment(s3_server)))
