@@ -2,11 +2,12 @@
 #
 #   PYTHON       the Python (3.11 or newer) that the virtual environment is made with
 #   TORCH_INDEX  an index with PyTorch's CPU build, for a machine whose pip does not find one
+#   PROCESSES    how many processes tests run in, each with services of its own: as many as cores, 4 at most; 0 for none
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-images demo-data test check types unit bench chaos examples lock clean
+.PHONY: help demo demo-images demo-data test check lint types unit bench chaos examples lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -16,6 +17,9 @@ DEV := $(VENV)/.dev-installed
 export TORCH_INDEX
 # Every process of a stack imports torch and more; without Python's cache of compiled modules each compiles them anew.
 unexport PYTHONDONTWRITEBYTECODE
+PROCESSES ?= $(shell nproc 2>/dev/null | awk '{print ($$1 > 4) ? 4 : $$1}')
+# A process takes file after file, in the order of folders: what takes long is begun first.
+TESTS := $(BIN)/pytest --numprocesses=$(or $(PROCESSES),1) --dist=loadfile --no-loadscope-reorder
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,19 +35,21 @@ demo-data: $(RUNTIME)  ## Fit a model to a table, draw 100,000 rows that keep ru
 	@examples/demo-data.sh out/demo-data
 
 test: $(DEV)  ## Every test that needs no GPU, on real Redis, PostgreSQL, S3 over HTTP and Ray
-	$(BIN)/pytest --cov --cov-report=term tests
+	$(TESTS) --cov --cov-report=term tests
 
-check: $(DEV)  ## Format, lint, types, import rules, unit tests: seconds
+check: lint  ## Format, lint, types, import rules, unit tests
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types unit
+
+lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types unit
 
 types: $(DEV)
 	$(BIN)/mypy
 
 unit: $(DEV)
-	$(BIN)/pytest -q tests/unit
+	$(TESTS) -q tests/unit
 
 bench: $(DEV)  ## Side-by-side benchmarks; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.planning

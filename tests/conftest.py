@@ -19,6 +19,11 @@ from tests.support.clocks import ManualClock
 BUCKET = "nightmill"
 
 
+def pytest_configure() -> None:
+    """Before an engine is imported: models of tests are so small that threads wait for each other most of the time."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @contextmanager
 def _present() -> Iterator[None]:
     try:
@@ -86,10 +91,33 @@ def postgres_url(postgres_server: str, migrated_template: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def kept_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="session")
+def kept_database(postgres_server: str, migrated_template: str) -> Iterator[str]:
+    with databases.postgres_copy(postgres_server, migrated_template) as url:
+        yield url
+
+
+@pytest.fixture
+def emptied_sqlite_url(migrated_file: Path, kept_folder: Path) -> Iterator[str]:
+    with databases.sqlite_copy(migrated_file, kept_folder) as url:
+        yield url
+
+
+@pytest.fixture
+def emptied_postgres_url(kept_database: str) -> str:
+    databases.emptied(kept_database)
+    return kept_database
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of a database of the test's own, with the schema: the test runs once on each kind."""
-    name = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    """URL of an empty database with the schema, which stays as it is: the test runs once on each kind."""
+    name = {"sqlite": "emptied_sqlite_url", "postgresql": "emptied_postgres_url"}[request.param]
     return str(request.getfixturevalue(name))
 
 
@@ -103,10 +131,18 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
             yield url
 
 
+@pytest.fixture(scope="session")
+def engines() -> dict[str, Engine]:
+    """The engines of databases that are emptied for each test, by URL: each compiles its statements once."""
+    return {}
+
+
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """An engine on `database_url`."""
-    engine = database.connect(database_url)
+def engine(database_url: str, engines: dict[str, Engine]) -> Iterator[Engine]:
+    """An engine on `database_url`, with no open connection yet, and no listener but the test's own."""
+    if database_url not in engines:
+        engines[database_url] = database.connect(database_url)
+    engine = engines[database_url].execution_options()
     yield engine
     engine.dispose()
 
@@ -143,9 +179,9 @@ def store_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue({"file": "folder_url", "s3": "s3_url"}[request.param]))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_address(s3_server: str) -> Iterator[str]:
-    """Address of the session's Ray cluster. Its actors find the S3 server by themselves, as on a real node."""
+    """Address of a Ray cluster, which is idle for no other module. Its actors find the S3 server by themselves."""
     with ExitStack() as stack:
         with _present():
             address = stack.enter_context(services.ray_head(environment=services.s3_environment(s3_server)))

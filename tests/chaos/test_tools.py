@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from tests.chaos.table import table
+from tests.support.eventually import PATIENCE_SECONDS
 from tests.support.faulty_s3 import FaultyS3, errors, faulty_s3, refused_conditions, truncated_uploads
 from tests.support.tcp_proxy import TcpProxy
 
@@ -84,7 +85,7 @@ def test_a_stalled_proxy_keeps_what_is_said_until_it_is_restored(answering: int)
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             connection.recv(1024)
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE_SECONDS)
         proxy.restore()
         assert connection.recv(1024) == b"two"
 

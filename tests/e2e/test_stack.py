@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.support.certificates import Authority
-from tests.support.commands import ROOT, Nightmill
+from tests.support.commands import COMMAND_SECONDS, ROOT, Nightmill
 from tests.support.eventually import eventually
 from tests.support.running import is_running
 from tests.support.sounds import read_wav, share_between
@@ -219,7 +219,7 @@ def test_a_stack_does_not_outlive_a_killed_launcher_and_comes_up_again(nightmill
     nightmill.run("up", "--detach", "--port", "0")
     shown = nightmill.json("status")
     os.kill(shown["pid"], signal.SIGKILL)
-    nightmill.none_is_left(within=15)
+    nightmill.none_is_left()
     assert not any(is_running(process["pid"]) for process in shown["processes"])
     nightmill.run("status", code=3)
     nightmill.run("run", catalogue)
@@ -253,7 +253,7 @@ def test_ctrl_c_leaves_no_process_and_the_next_run_works(
         if line.strip() == moment:
             break
     running.send_signal(signal.SIGINT)
-    _, rest = running.communicate(timeout=60)
+    _, rest = running.communicate(timeout=COMMAND_SECONDS)
     assert running.returncode == 130, rest
     assert "Traceback" not in rest
     nightmill.none_is_left()
@@ -271,7 +271,7 @@ def test_ctrl_c_against_a_running_stack_leaves_the_job_going(nightmill: Nightmil
         if line.strip() == "generating":
             break
     running.send_signal(signal.SIGINT)
-    _, rest = running.communicate(timeout=60)
+    _, rest = running.communicate(timeout=COMMAND_SECONDS)
     [job] = nightmill.json("jobs")
     assert (running.returncode, job["status"]) == (130, "in_progress")
     assert f"nightmill watch {job['id']}" in rest
@@ -305,7 +305,7 @@ def test_a_training_killed_with_9_ends_with_the_same_weights_and_is_used(tmp_pat
     try:
         submitted = nightmill.run("submit", job).strip()
         kept = store / "jobs" / submitted / "checkpoints"
-        eventually(lambda: any(kept.glob("*/complete.json")), within=120, what="a checkpoint")
+        eventually(lambda: any(kept.glob("*/complete.json")), what="a checkpoint")
         actors = [pid for pid, command in nightmill.processes().items() if command.startswith("ray::ModelActor")]
         assert actors
         for pid in actors:

@@ -21,6 +21,7 @@ from orchestrator.api.errors import is_full
 from orchestrator.api.services import Services
 from orchestrator.finalize import Finaliser
 from orchestrator.settings import Settings
+from tests.support.eventually import PATIENCE_SECONDS
 from tests.support.shards import Outbox, apply, execution_id, finished, planned_job, report, take
 
 ECHO = {"kind": "echo", "prompt": "say {{ index }}", "source": {"count": 3}}
@@ -86,7 +87,7 @@ def test_a_job_is_submitted_once_for_a_key(api: Api) -> None:
     assert (status, error["type"]) == (409, "conflict_error")
     assert first["id"] in error["message"]
     assert [job["id"] for job in api.job("GET", "/v1/jobs")["data"]] == [first["id"]]
-    assert api.services.hints.wait(1)
+    assert api.services.hints.wait(PATIENCE_SECONDS)
 
 
 def test_jobs_are_listed_newest_first_in_pages(api: Api) -> None:

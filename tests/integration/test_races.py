@@ -20,7 +20,7 @@ from orchestrator.reports import Applied
 from orchestrator.tables import Execution, Probe
 from orchestrator.views import JobView
 from tests.support.clocks import ManualClock
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE_SECONDS, eventually
 from tests.support.shards import (
     Outbox,
     apply,
@@ -38,8 +38,6 @@ from tests.support.shards import (
 )
 from workers.contracts import Counts, ShardReport
 from workers.store import ObjectStore, open_store
-
-PATIENCE_SECONDS = 30.0
 
 
 class Meeting:

@@ -85,6 +85,6 @@ class Nightmill:
                 continue
         return found
 
-    def none_is_left(self, *, within: float = 10.0) -> None:
+    def none_is_left(self, *, within: float = 30.0) -> None:
         """Assert that no process remains."""
         eventually(lambda: not self.processes(), within=within, what=f"none is left of {self.processes()}")

@@ -9,9 +9,11 @@ from typing import TypeVar
 
 Found = TypeVar("Found")
 LOOK_SECONDS = 0.05
+PATIENCE_SECONDS = 120.0
+"""How long a test waits for what is bound to happen: many times what it takes, for machines that do much besides."""
 
 
-def eventually(look: Callable[[], Found], *, within: float = 60.0, what: str = "") -> Found:
+def eventually(look: Callable[[], Found], *, within: float = PATIENCE_SECONDS, what: str = "") -> Found:
     """What `look` gives once it is true; AssertionError after `within` seconds."""
     pause = threading.Event()
     deadline = time.monotonic() + within

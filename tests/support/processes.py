@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import orchestrator.child
+from tests.support.eventually import PATIENCE_SECONDS
 
 
 class Running:
@@ -23,7 +24,7 @@ class Running:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def said(self, text: str, *, within: float = 60.0) -> bool:
+    def said(self, text: str, *, within: float = PATIENCE_SECONDS) -> bool:
         """Whether it has said this, or says it in time."""
         with self._said:
             return self._said.wait_for(lambda: any(text in line for line in self.lines), within)
@@ -34,7 +35,7 @@ class Running:
         return self.wait()
 
     def wait(self) -> int:
-        status = self.process.wait(timeout=30)
+        status = self.process.wait(timeout=PATIENCE_SECONDS)
         self._reader.join()
         return status
 

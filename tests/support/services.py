@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import orchestrator.child
+from orchestrator import endpoints
+from orchestrator.embedded import RAY_COMMAND
+from tests.support.eventually import PATIENCE_SECONDS
 
 START_SECONDS = 120
 
@@ -31,10 +33,12 @@ class MissingServiceError(Exception):
 
 
 def free_port() -> int:
-    """A port that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on just now, and that no other process of this test run is given."""
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    while (port := endpoints.free_port()) % count != mine % count:
+        continue
+    return port
 
 
 @contextmanager
@@ -81,7 +85,7 @@ def service(
         drain.start()
         yield process
         process.send_signal(stop)
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_SECONDS)
         drain.join()
     finally:
         watchdog.cancel()
@@ -152,17 +156,20 @@ def postgres_server() -> Iterator[str]:
 
 
 @contextmanager
-def ray_head(*, cpus: int = 4, environment: Mapping[str, str] | None = None) -> Iterator[str]:
-    """A Ray cluster of this one machine; gives its address. Actors inherit `environment`."""
-    binary = Path(sys.executable).with_name("ray")
-    if not binary.exists():
+def ray_head(*, cpus: int = 1, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A Ray cluster of this one machine; gives its address. Actors inherit `environment`.
+
+    It has no port that another cluster on this machine has, and `cpus` processes in reserve for actors.
+    """
+    if importlib.util.find_spec("ray") is None:
         raise MissingServiceError("ray is not installed")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="nm-ray-", ignore_cleanup_errors=True) as folder:
         command = [
-            *(str(binary), "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=false"),
-            *("--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={folder}"),
-            "--object-store-memory=268435456",
+            *(*RAY_COMMAND, "start", "--head", "--block", "--disable-usage-stats", "--no-monitor"),
+            *("--include-dashboard=false", "--include-log-monitor=false"),
+            *("--min-worker-port=0", "--max-worker-port=0", "--node-ip-address=127.0.0.1", f"--port={port}"),
+            *(f"--num-cpus={cpus}", f"--temp-dir={folder}", "--object-store-memory=268435456"),
         ]
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
         with service(command, ready="Ray runtime started", environment={**quiet, **(environment or {})}, keep=True):

@@ -47,7 +47,7 @@ def test_exec_becomes_the_command_and_dies_with_its_parent() -> None:
     try:
         assert psutil.Process(pid).ppid() == launcher.pid
         launcher.kill()
-        eventually(lambda: not is_running(pid), within=10)
+        eventually(lambda: not is_running(pid))
     finally:
         _finish(launcher)
 
@@ -57,7 +57,7 @@ def test_keep_ends_descendants_that_left_their_session_when_the_launcher_is_kill
     try:
         assert all(map(is_running, pids))
         launcher.kill()
-        eventually(lambda: not any(map(is_running, pids)), within=10)
+        eventually(lambda: not any(map(is_running, pids)))
     finally:
         _finish(launcher)
 
@@ -67,7 +67,7 @@ def test_keep_ends_orphans_when_the_command_dies() -> None:
     try:
         keeper = psutil.Process(shell).ppid()
         os.kill(shell, signal.SIGKILL)
-        eventually(lambda: not is_running(orphan) and not is_running(keeper), within=10)
+        eventually(lambda: not is_running(orphan) and not is_running(keeper))
         assert is_running(launcher.pid)
     finally:
         _finish(launcher)
@@ -84,7 +84,7 @@ def test_keep_passes_on_a_request_to_stop_and_kills_what_ignores_it(tmp_path: Pa
         keeper = shell.parent()
         assert keeper is not None
         keeper.terminate()
-        eventually(lambda: not is_running(keeper.pid), within=10)
+        eventually(lambda: not is_running(keeper.pid))
         assert told.exists()
         assert not is_running(deaf)
     finally:

@@ -10,6 +10,7 @@ import pytest
 
 from models.errors import FailureKind, ModelError
 from models.spec import ModelInfo
+from tests.support.eventually import PATIENCE_SECONDS
 from workers.contracts import ShardTask
 from workers.execute import Outcome, Progress
 from workers.pool import FIRST_PAUSE, LOAD_TRIES, ActorLostError, ActorPool, NoLongerWantedError
@@ -151,7 +152,7 @@ def test_those_who_waited_for_a_load_that_failed_are_told_without_another_try(wo
 
     def slow_load() -> None:
         loading.set()
-        assert waiting.wait(10)
+        assert waiting.wait(PATIENCE_SECONDS)
 
     def seen() -> bool:
         waiting.set()  # called while the second thread holds the pool: from here on it waits for the load
@@ -160,11 +161,11 @@ def test_those_who_waited_for_a_load_that_failed_are_told_without_another_try(wo
     world.while_loading = slow_load
     first = threading.Thread(target=lend, args=(lambda: True,))
     first.start()
-    assert loading.wait(10)
+    assert loading.wait(PATIENCE_SECONDS)
     second = threading.Thread(target=lend, args=(seen,))
     second.start()
-    first.join(10)
-    second.join(10)
+    first.join(PATIENCE_SECONDS)
+    second.join(PATIENCE_SECONDS)
     assert len(errors) == 2
     assert world.loads == ["a"]
 
@@ -210,10 +211,10 @@ def test_between_two_tries_the_model_rests(world: World) -> None:
 
     thread = threading.Thread(target=lambda: pool.lend("a", "vllm", wanted=wanted).__enter__())
     thread.start()
-    assert asked.wait(10)
+    assert asked.wait(PATIENCE_SECONDS)
     assert world.loads == ["a"]
     world.now = FIRST_PAUSE
-    thread.join(10)
+    thread.join(PATIENCE_SECONDS)
     assert world.loads == ["a", "a"]
 
 
@@ -237,10 +238,10 @@ def test_whoever_must_be_alone_waits_for_the_others_and_lets_nobody_in(world: Wo
     alone = threading.Thread(target=lend, args=("alone",), kwargs={"alone": True})
     with pool.lend("a", "vllm"):
         alone.start()
-        assert waits.wait(10)
+        assert waits.wait(PATIENCE_SECONDS)
         order.append("first out")
-    alone.join(10)
-    after.join(10)
+    alone.join(PATIENCE_SECONDS)
+    after.join(PATIENCE_SECONDS)
     assert order == ["first out", "alone in", "alone out", "after in", "after out"]
 
 
@@ -280,15 +281,15 @@ def test_a_model_in_steady_use_makes_room_after_a_while(world: World) -> None:
     with pool.lend("a", "vllm"):
         other = threading.Thread(target=want_b)
         other.start()
-        assert asked.wait(10)
+        assert asked.wait(PATIENCE_SECONDS)
         with pool.lend("a", "vllm"):
             assert got == []  # within patience, the loaded model goes on
         world.now = 31.0
         third = threading.Thread(target=lambda: pool.lend("a", "vllm").__enter__())
         third.start()
-    other.join(10)
+    other.join(PATIENCE_SECONDS)
     assert got == ["b"]
-    third.join(10)
+    third.join(PATIENCE_SECONDS)
     assert world.loads == ["a", "b", "a"]
 
 

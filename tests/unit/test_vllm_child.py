@@ -35,14 +35,14 @@ def test_a_child_that_asks_ends_when_its_parent_is_killed(mode: str) -> None:
     with parent_and_child(mode) as (parent, child):
         assert is_running(child.pid)
         parent.kill()
-        eventually(lambda: not is_running(child.pid), within=10)
+        eventually(lambda: not is_running(child.pid))
 
 
 def test_a_child_that_does_not_ask_lives_on() -> None:
     with parent_and_child("silent") as (parent, child):
         parent.kill()
         parent.wait()
-        eventually(lambda: child.ppid() != parent.pid, within=10)
+        eventually(lambda: child.ppid() != parent.pid)
         assert is_running(child.pid)
 
 
