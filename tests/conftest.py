@@ -86,10 +86,33 @@ def postgres_url(postgres_server: str, migrated_template: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def kept_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="session")
+def kept_database(postgres_server: str, migrated_template: str) -> Iterator[str]:
+    with databases.postgres_copy(postgres_server, migrated_template) as url:
+        yield url
+
+
+@pytest.fixture
+def emptied_sqlite_url(migrated_file: Path, kept_folder: Path) -> Iterator[str]:
+    with databases.sqlite_copy(migrated_file, kept_folder) as url:
+        yield url
+
+
+@pytest.fixture
+def emptied_postgres_url(kept_database: str) -> str:
+    databases.emptied(kept_database)
+    return kept_database
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of a database of the test's own, with the schema: the test runs once on each kind."""
-    name = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    """URL of an empty database with the schema, which stays as it is: the test runs once on each kind."""
+    name = {"sqlite": "emptied_sqlite_url", "postgresql": "emptied_postgres_url"}[request.param]
     return str(request.getfixturevalue(name))
 
 
@@ -103,10 +126,18 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
             yield url
 
 
+@pytest.fixture(scope="session")
+def engines() -> dict[str, Engine]:
+    """The engines of databases that are emptied for each test, by URL: each compiles its statements once."""
+    return {}
+
+
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """An engine on `database_url`."""
-    engine = database.connect(database_url)
+def engine(database_url: str, engines: dict[str, Engine]) -> Iterator[Engine]:
+    """An engine on `database_url`, with no open connection yet, and no listener but the test's own."""
+    if database_url not in engines:
+        engines[database_url] = database.connect(database_url)
+    engine = engines[database_url].execution_options()
     yield engine
     engine.dispose()
 

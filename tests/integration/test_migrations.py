@@ -44,7 +44,9 @@ def test_starters_at_once_migrate_once(empty_database_url: str) -> None:
     engine.dispose()
 
 
-def test_a_schema_of_a_later_version_is_refused(database_url: str) -> None:
+@pytest.mark.parametrize("kind", ["sqlite_url", "postgres_url"])
+def test_a_schema_of_a_later_version_is_refused(request: pytest.FixtureRequest, kind: str) -> None:
+    database_url = request.getfixturevalue(kind)
     engine = database.connect(database_url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

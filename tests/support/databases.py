@@ -1,4 +1,8 @@
-"""A migrated database for each test, cheaply: copies of one that Alembic built once a session."""
+"""A migrated database for each test, cheaply: copies of one that Alembic built once a session, or one that is emptied.
+
+What a test reads and writes by itself needs no database of its own: an emptied one is as good, and an engine that is
+kept has compiled its statements before.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,8 @@ def migrated_file(folder: Path) -> Path:
 def sqlite_copy(migrated: Path, folder: Path) -> Iterator[str]:
     """URL of a copy of the migrated file."""
     path = folder / "nightmill.db"
+    for old in folder.glob(f"{path.name}*"):  # what SQLite had beside it, too
+        old.unlink()
     shutil.copyfile(migrated, path)
     yield f"sqlite:///{path}"
 
@@ -48,6 +54,20 @@ def postgres_copy(server_url: str, template: str | None) -> Iterator[str]:
         yield database_named(server_url, name)
     finally:
         _run(server_url, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def emptied(url: str) -> None:
+    """End every other connection to a PostgreSQL database, and leave nothing in its tables but the schema's version."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid()"
+        )
+        names = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        )
+        tables = sql.SQL(", ").join(sql.Identifier(str(name)) for (name,) in names)
+        connection.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(tables))
 
 
 def database_named(server_url: str, name: str) -> str:
