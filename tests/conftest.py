@@ -19,6 +19,11 @@ from tests.support.clocks import ManualClock
 BUCKET = "nightmill"
 
 
+def pytest_configure() -> None:
+    """Before an engine is imported: models of tests are so small that threads wait for each other most of the time."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @contextmanager
 def _present() -> Iterator[None]:
     try:
