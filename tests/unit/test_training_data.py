@@ -43,9 +43,9 @@ def test_idx_files_are_read(tmp_path: Path) -> None:
     ("content", "told"),
     [
         (b"no gzip", "could not be read"),
-        (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0"), "no idx file of unsigned bytes"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x05\0\0"), "could not be read"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x05\0\0")[:-9], "could not be read"),
+        (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", mtime=0), "no idx file of unsigned bytes"),
+        (gzip.compress(b"\0\0\x08\x01\0\0\0\x05\0\0", mtime=0), "could not be read"),
+        (gzip.compress(b"\0\0\x08\x01\0\0\0\x05\0\0", mtime=0)[:-9], "could not be read"),
     ],
 )
 def test_damaged_idx_files_are_named(content: bytes, told: str, tmp_path: Path) -> None:
