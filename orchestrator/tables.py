@@ -290,7 +290,6 @@ class File(Base):
     __table_args__ = (
         Index("files_listed", "tenant", "id"),
         Index("files_by_expiry", "expires_at"),
-        Index("files_by_deletion", "deleted_at"),
     )
 
     id: Mapped[str] = mapped_column(String(PUBLIC_ID_LENGTH), primary_key=True)
@@ -301,9 +300,7 @@ class File(Base):
     sha256: Mapped[str]
     created_at: Mapped[float]
     expires_at: Mapped[float | None]
-    """From then on it is gone for its clients, as one that was deleted."""
-    deleted_at: Mapped[float | None]
-    """Its bytes stay until no batch reads them any more."""
+    """From then on it is gone for its clients; 0 of one that was deleted. Its bytes stay while a batch reads them."""
 
 
 class Batch(Base):

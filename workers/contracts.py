@@ -20,6 +20,7 @@ Version 7 adds `adapter` to Work, `adapters` to ImageWork and `tune` to TrainWor
 adapter, or trains something else.
 Version 8 adds `table`, `dataset`, `pass_over`, `report` and `accept` to Work, `fit` to TrainWork, `redo` to ShardTask
 and `checks` to Part: who overlooks them answers with text, trains something else, or keeps what was rejected.
+Version 9 adds `requests` to Work: who overlooks it finds nothing to ask in a row.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from workers.acceptance.figures import CheckFigures
 from workers.acceptance.rules import Accept
 from workers.training_progress import TrainingProgress
 
-WIRE_VERSION = 8
+WIRE_VERSION = 9
 """The highest that this process speaks."""
 GENERATE_QUEUE = "nightmill.generate"
 REPORTS_QUEUE = "nightmill.reports"
@@ -328,6 +329,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     dataset: DatasetWork | None = None
     """Of a job that makes the rows of a dataset; `messages` and `schema` then say nothing."""
     accept: dict[str, Any] | None = None  # workers.acceptance.rules.Accept as JSON; pydantic checks it again on arrival
+    requests: Literal["chat"] | None = None
+    """Of a batch: each row is a request of its own, of this form; `messages`, `sampling`, `n`, `schema` say nothing."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -488,6 +491,7 @@ def lowest_version(message: ShardTask | ShardReport | Directive) -> int:
 def _version_of_task(task: ShardTask) -> int:
     work = task.work
     needs = (
+        (9, work.requests is not None),
         (8, _is_of_datasets(task)),
         (7, _names_adapters(work)),
         (6, bool(work.upstream)),

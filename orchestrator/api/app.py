@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI
 from orchestrator import database
 from orchestrator.api import errors, inputs, jobs, results, service
 from orchestrator.api.services import Services, check_key
-from orchestrator.openai import file_routes
+from orchestrator.openai import batch_routes, file_routes
 
 DESCRIPTION = """\
 Large generative jobs on your own machines. Upload a source, submit a job, watch it, read its results.
@@ -35,6 +35,7 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(results.router, dependencies=keyed)
     app.include_router(inputs.router, dependencies=keyed)
     app.include_router(file_routes.router, dependencies=keyed)
+    app.include_router(batch_routes.router, dependencies=keyed)
     app.include_router(service.router)
     app.include_router(service.open_router)
     errors.install(app, database.shown(services.settings.sql_url))
@@ -59,6 +60,7 @@ def _complete_openapi(app: FastAPI) -> None:
             schemas.pop(name, None)
         schemas.update(jobs.SCHEMAS)
         schemas.update(file_routes.FILE_SCHEMAS)
+        schemas.update(batch_routes.BATCH_SCHEMAS)
         return document
 
     app.openapi = complete  # type: ignore[method-assign] # the way that FastAPI's documentation gives

@@ -25,6 +25,8 @@ PRODUCED = "batch_output"
 DEFAULT_TENANT = "default"
 ORPHAN_GRACE_SECONDS = 3600.0
 _AT_ONCE = 100
+_DELETED = 0.0
+"""When a file expired that was deleted: long ago, by anybody's clock."""
 
 
 class UnknownFileError(Exception):
@@ -110,14 +112,12 @@ class Files:
         Raises:
             UnknownFileError: `after` is the id of no file.
         """
-        statement = _views().where(*self._there()).order_by(File.id if ascending else File.id.desc()).limit(limit + 1)
+        if after is not None and not after.startswith(FILE_ID):
+            raise UnknownFileError(after, "after")
+        statement = listed(self._tenant, after=after, ascending=ascending).where(*self._there()).limit(limit + 1)
         if purpose is not None:
             statement = statement.where(File.purpose == purpose)
-        if after is not None:
-            statement = statement.where(File.id > after if ascending else File.id < after)
         with database.reading(self._engine) as connection:
-            if after is not None and not after.startswith(FILE_ID):
-                raise UnknownFileError(after, "after")
             rows = connection.execute(statement).all()
         return [_view(row._mapping) for row in rows[:limit]], len(rows) > limit
 
@@ -127,13 +127,13 @@ class Files:
         Raises:
             UnknownFileError: there is none of this id, or not any more.
         """
-        statement = update(File).where(File.id == file_id, *self._there()).values(deleted_at=self._clock())
+        statement = update(File).where(File.id == file_id, *self._there()).values(expires_at=_DELETED)
         if not database.write(self._engine, lambda connection: connection.execute(statement).rowcount):
             raise UnknownFileError(file_id)
 
     def _there(self) -> tuple[ColumnElement[bool], ...]:
         alive = or_(File.expires_at.is_(None), File.expires_at > self._clock())
-        return File.tenant == self._tenant, File.deleted_at.is_(None), alive
+        return File.tenant == self._tenant, alive
 
 
 def file_values(
@@ -157,8 +157,17 @@ def file_values(
         "sha256": sha256,
         "created_at": created_at,
         "expires_at": None if expires_after is None else created_at + expires_after,
-        "deleted_at": None,
     }
+
+
+def listed(
+    tenant: str, *, after: str | None = None, ascending: bool = False
+) -> Select[str, int, float, float | None, str, str]:
+    """A tenant's files behind the one of id `after`, the newest first or last, those that are gone among them."""
+    statement = _views().where(File.tenant == tenant).order_by(File.id if ascending else File.id.desc())
+    if after is None:
+        return statement
+    return statement.where(File.id > after if ascending else File.id < after)
 
 
 def remove_gone(engine: Engine, *, now: float) -> int:
@@ -170,7 +179,7 @@ def remove_gone(engine: Engine, *, now: float) -> int:
         removed = 0
         for file_id in found:
             # Asked again within the write: a batch may have been created since, while the file was still there.
-            if connection.execute(delete(File).where(File.id == file_id, *_is_gone(now), ~_is_read())).rowcount:
+            if connection.execute(delete(File).where(File.id == file_id, _is_gone(now), ~_is_read())).rowcount:
                 _remove(connection, file_id, decided_at=now, due_at=now)
                 removed += 1
         return removed
@@ -180,7 +189,7 @@ def remove_gone(engine: Engine, *, now: float) -> int:
 
 def gone(now: float) -> Select[str]:
     """Files that are deleted or over, and that no open batch reads."""
-    return select(File.id).where(*_is_gone(now), ~_is_read()).limit(_AT_ONCE)
+    return select(File.id).where(_is_gone(now), ~_is_read()).limit(_AT_ONCE)
 
 
 def remove_orphans(engine: Engine, file_ids: Collection[str], *, now: float) -> int:
@@ -206,8 +215,8 @@ def _remove(connection: Connection, file_id: str, *, decided_at: float, due_at: 
     return True
 
 
-def _is_gone(now: float) -> tuple[ColumnElement[bool], ...]:
-    return (or_(File.deleted_at.is_not(None), File.expires_at <= now),)
+def _is_gone(now: float) -> ColumnElement[bool]:
+    return File.expires_at <= now
 
 
 def _is_read() -> ColumnElement[bool]:

@@ -22,12 +22,10 @@ def upgrade() -> None:
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("expires_at", sa.Double(), nullable=True),
-        sa.Column("deleted_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="files_pkey"),
     )
     op.create_index("files_listed", "files", ["tenant", "id"])
     op.create_index("files_by_expiry", "files", ["expires_at"])
-    op.create_index("files_by_deletion", "files", ["deleted_at"])
     op.create_table(
         "batches",
         sa.Column("id", sa.String(40), nullable=False),
