@@ -20,6 +20,8 @@ from workers.schemas import SchemaError, check_schema
 MAX_MESSAGES = 2048
 MAX_CHOICES = 64
 MAX_STOPS = 16
+MAX_NAME = 512
+"""Characters of a model's name."""
 _SEED_MASK = (1 << 63) - 1
 Json: TypeAlias = Any  # any JSON
 _ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -116,8 +118,8 @@ def checked_model(model: Json) -> str:
     """
     if model is None:
         _missing("model")
-    if not isinstance(model, str) or not model:
-        _wrong("model", "must be the name of a model", model)
+    if not isinstance(model, str) or not 1 <= len(model) <= MAX_NAME:
+        _wrong("model", f"must be the name of a model, of at most {MAX_NAME} characters", model)
     return model
 
 
@@ -131,7 +133,7 @@ def _check_known(name: str, value: Json) -> None:
     elif name not in _KNOWN:
         close = difflib.get_close_matches(name, _KNOWN, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ChatError(f"{name}: there is no such parameter{hint}", name, "unknown_parameter")
+        raise ChatError(f"{_shown(name)} is no parameter{hint}", name[:MAX_NAME], "unknown_parameter")
 
 
 def _limit(given: Mapping[str, Json]) -> int | None:

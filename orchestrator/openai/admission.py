@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Engine, Row
 
 from models.errors import ModelError
-from orchestrator.jobs import Jobs
+from orchestrator.jobs import ConflictError, Jobs
 from orchestrator.openai.batch_checks import CheckedFile, Limits, check_file
 from orchestrator.openai.batch_views import BatchError
 from orchestrator.openai.batches import cancel_quietly, move, status_of
@@ -60,6 +60,9 @@ class Admission:
             return self._refuse(batch, checked.errors)
         try:
             return self._begin(batch, checked, checked.model)
+        except ConflictError as error:
+            # Somebody else has used the batch's id as the key of a job of his own.
+            return self._refuse(batch, [BatchError(code="conflict", message=str(error))])
         except ModelError as error:
             return self._refuse(batch, [BatchError(code="model_not_found", message=error.message, param="body.model")])
         except SpecError as error:

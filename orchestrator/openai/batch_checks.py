@@ -159,15 +159,15 @@ class _Reading:
         for earlier, later in pairs:
             (before, first_line), (after, line) = found[earlier], found[later]
             if before == after:
-                message = f"custom_id is {after!r}, as on line {first_line}; each request needs one of its own"
+                message = f"custom_id is {_shown(after)}, as on line {first_line}; each request needs one of its own"
                 if not self.wrong(line, "duplicate_custom_id", message, "custom_id"):
                     return
 
     def _check_row(self, line: int, row: dict[str, Json]) -> None:
         for name in row:
             if name not in _FIELDS:
-                message = f"{name!r} is no field of a request; there are {', '.join(_FIELDS)}"
-                self.wrong(line, "unknown_parameter", message, name)
+                message = f"{_shown(name)} is no field of a request; there are {', '.join(_FIELDS)}"
+                self.wrong(line, "unknown_parameter", message, name[:MAX_ID])
         if _is_id(row.get("custom_id")):
             self._waiting.append(row["custom_id"])
             if len(self._waiting) >= _IDS_AT_ONCE:
@@ -194,17 +194,14 @@ class _Reading:
         if self.model is None:
             self.model = model
         elif model != self.model:
-            message = f"body.model is {model!r}, and {self.model!r} further up; a batch asks one model"
+            message = f"body.model is {_shown(model)}, and {_shown(self.model)} further up; a batch asks one model"
             self.wrong(line, "mismatched_model", message, "body.model")
 
     def _missing_or_wrong(self, line: int, row: dict[str, Json], name: str, right: str) -> None:
         if row.get(name) is None:
             self.wrong(line, "missing_parameter", f"{name} is missing; it {right}", name)
             return
-        shown = repr(row[name])
-        self.wrong(
-            line, "invalid_value", f"{name} {right}, and is {shown if len(shown) <= 60 else shown[:57] + '…'}", name
-        )
+        self.wrong(line, "invalid_value", f"{name} {right}, and is {_shown(row[name])}", name)
 
     def _identified(self, store: ObjectStore, key: str) -> Iterator[tuple[str, int]]:
         """Ids and their lines, in the order in which they were taken."""
@@ -215,6 +212,11 @@ class _Reading:
                 continue
             if isinstance(row, dict) and _is_id(row.get("custom_id")):
                 yield row["custom_id"], line.number
+
+
+def _shown(value: Json) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _is_id(value: Json) -> bool:

@@ -37,6 +37,8 @@ _CLIENTS_FAULT = frozenset(
     }
 )
 """Codes of items that would fail again however often they are asked."""
+_PARAMS = {"chat_template_error": "messages", "context_length_exceeded": "messages", "prompt_denied": "messages"}
+"""What is wrong with a request, where an engine found it."""
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -153,7 +155,7 @@ def _completion(batch_id: str, record: _Record) -> tuple[int, Any]:  # JSON
 def _refusal(record: _Record) -> tuple[int, Any]:  # JSON
     error = record.error or ItemError("failed", "the request failed")
     clients = error.code in _CLIENTS_FAULT
-    param = error.param if isinstance(error.param, str) else None
+    param = error.param if isinstance(error.param, str) else _PARAMS.get(error.code)
     body = {
         "message": error.message,
         "type": "invalid_request_error" if clients else "server_error",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from orchestrator.tables import Batch
 
 logger = logging.getLogger(__name__)
 BATCH_ID = "batch_"
+_ID = re.compile(rf"{BATCH_ID}[0-9A-Z]{{26}}")
 
 
 class UnknownBatchError(Exception):
@@ -82,7 +84,7 @@ class Batches:
         Raises:
             UnknownBatchError: `after` is no batch's id.
         """
-        if after is not None and not after.startswith(BATCH_ID):
+        if after is not None and _ID.fullmatch(after) is None:
             raise UnknownBatchError(after, "after")
         with database.reading(self._engine) as connection:
             rows = connection.execute(listed(self._tenant, after=after).limit(limit + 1)).all()
@@ -124,6 +126,8 @@ class Batches:
             raise ConflictError(message) from error
 
     def _row(self, batch_id: str) -> Row:  # type: ignore[type-arg]  # all columns of `batches`
+        if _ID.fullmatch(batch_id) is None:
+            raise UnknownBatchError(batch_id)
         statement = select(*Batch.__table__.columns).where(Batch.id == batch_id, Batch.tenant == self._tenant)
         with database.reading(self._engine) as connection:
             row = connection.execute(statement).first()

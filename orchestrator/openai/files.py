@@ -6,6 +6,7 @@ has not ended reads them; then a removal is committed with the end of the row, a
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
@@ -25,6 +26,7 @@ PRODUCED = "batch_output"
 DEFAULT_TENANT = "default"
 ORPHAN_GRACE_SECONDS = 3600.0
 _AT_ONCE = 100
+_ID = re.compile(rf"{FILE_ID}[0-9A-Z]{{26}}")
 _DELETED = 0.0
 """When a file expired that was deleted: long ago, by anybody's clock."""
 
@@ -97,6 +99,8 @@ class Files:
         Raises:
             UnknownFileError: there is none of this id, or not any more.
         """
+        if _ID.fullmatch(file_id) is None:
+            raise UnknownFileError(file_id, param)
         statement = _views().where(File.id == file_id, *self._there())
         with database.reading(self._engine) as connection:
             row = connection.execute(statement).first()
@@ -112,8 +116,10 @@ class Files:
         Raises:
             UnknownFileError: `after` is the id of no file.
         """
-        if after is not None and not after.startswith(FILE_ID):
+        if after is not None and _ID.fullmatch(after) is None:
             raise UnknownFileError(after, "after")
+        if purpose not in {None, UPLOADED, PRODUCED}:
+            return [], False
         statement = listed(self._tenant, after=after, ascending=ascending).where(*self._there()).limit(limit + 1)
         if purpose is not None:
             statement = statement.where(File.purpose == purpose)
@@ -127,6 +133,8 @@ class Files:
         Raises:
             UnknownFileError: there is none of this id, or not any more.
         """
+        if _ID.fullmatch(file_id) is None:
+            raise UnknownFileError(file_id)
         statement = update(File).where(File.id == file_id, *self._there()).values(expires_at=_DELETED)
         if not database.write(self._engine, lambda connection: connection.execute(statement).rowcount):
             raise UnknownFileError(file_id)

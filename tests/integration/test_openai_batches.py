@@ -13,12 +13,14 @@ from openai.types.chat import ChatCompletion
 from models.backends.echo import EchoBackend
 from models.spec import EchoOptions
 from orchestrator import planning
+from orchestrator.finalize import Finaliser
 from orchestrator.openai.batch_checks import MAX_ERRORS
 from orchestrator.openai.batches import move
 from orchestrator.openai.files import content_key, remove_gone
 from orchestrator.openai.statuses import BATCH_TRANSITIONS, BatchStatus, IllegalBatchTransitionError, check_batch
 from orchestrator.settings import Settings
 from tests.support.batch_house import CHAT, BatchHouse, batch_house, lines, request
+from tests.support.shards import Outbox
 
 
 @pytest.fixture
@@ -336,6 +338,55 @@ def test_output_files_are_kept_as_long_as_was_asked(house: BatchHouse) -> None:
     output = house.client.files.retrieve(str(batch.output_file_id))
     assert output.expires_at is not None
     assert abs(output.expires_at - output.created_at - 7200) <= 1
+
+
+def test_a_batch_whose_key_somebody_else_has_used_fails_alone(house: BatchHouse) -> None:
+    batch_id = house.create([request("a")])
+    job = {"kind": "echo", "prompt": "x", "source": {"count": 1}}
+    house.http.post("/v1/jobs", json=job, headers={"Idempotency-Key": batch_id}).raise_for_status()
+    house.batcher.step()
+    errors = house.batch(batch_id).errors
+    assert errors is not None
+    assert [error.code for error in errors.data or ()] == ["conflict"]
+
+
+def test_requests_are_no_field_of_a_job_that_clients_write(house: BatchHouse) -> None:
+    job = {"model": "echo", "requests": "chat", "source": {"items": [{"body": {}}]}}
+    error = house.http.post("/v1/jobs", json=job).json()["error"]
+    assert (error["param"], "POST /v1/batches" in error["message"]) == ("requests", True)
+
+
+def test_a_batch_whose_job_was_removed_fails(house: BatchHouse) -> None:
+    batch_id = house.create([request("a")])
+    house.batcher.step()
+    with house.services.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM jobs")
+    house.settle()
+    batch = house.batch(batch_id)
+    assert (batch.status, batch.errors and [error.code for error in batch.errors.data or ()]) == (
+        "failed",
+        ["job_not_found"],
+    )
+
+
+def test_a_retry_that_begins_while_the_output_is_written_is_waited_for(house: BatchHouse) -> None:
+    batch_id = house.create([request("a"), request("b")])
+    house.batcher.step()
+    house.plan()
+    house.run(house.take(batch_id), EchoBackend(EchoOptions(fail_on=(1,))))
+    for _ in range(3):
+        Finaliser(house.services.engine, house.store, Outbox(), clock=house.clock).step()
+    house.batcher.step()
+    assert house.batch(batch_id).status == "finalizing"
+    job = house.batch(batch_id).model_extra["job_id"]  # type: ignore[index]
+    house.http.post(f"/v1/jobs/{job}/retry").raise_for_status()
+    house.batcher.step()
+    assert house.batch(batch_id).status == "finalizing"
+    house.run(house.take(batch_id))
+    house.settle()
+    batch = house.batch(batch_id)
+    assert (batch.status, batch.error_file_id) == ("completed", None)
+    assert [line["custom_id"] for line in house.file(batch.output_file_id)] == ["a", "b"]
 
 
 def test_two_schedulers_write_the_same(house: BatchHouse) -> None:

@@ -208,6 +208,26 @@ def test_an_upload_takes_constant_memory(sqlite_url: str, folder_url: str, redis
         assert peak < 16 << 20
 
 
+@pytest.mark.parametrize("name", ["file-x", "file-%00", f"file-{26 * '0'}", "%00"])
+def test_what_can_be_no_id_is_no_file(anywhere: Service, name: str) -> None:
+    for path in (f"/v1/files/{name}", f"/v1/files/{name}/content"):
+        assert anywhere.http.get(path).status_code == 404
+    assert anywhere.http.delete(f"/v1/files/{name}").status_code == 404
+    assert anywhere.http.get("/v1/files", params={"purpose": "\0"}).json()["data"] == []
+
+
+def test_the_client_sends_the_key_of_the_service(sqlite_url: str, folder_url: str, redis_url: str) -> None:
+    settings = Settings(database_url=sqlite_url, store_url=folder_url, redis_url=redis_url, api_key="night")
+    with running(settings) as service:
+        for ask in (service.client.files.list, service.client.batches.list, service.client.models.list):
+            with pytest.raises(openai.AuthenticationError, match="asks for a key"):
+                ask()
+        with service.client.with_options(api_key="night") as client:
+            assert list(client.files.list()) == []
+            assert list(client.batches.list()) == []
+            assert "echo" in [model.id for model in client.models.list()]
+
+
 def test_a_file_whose_time_is_over_is_gone(sqlite_url: str, folder_url: str, redis_url: str) -> None:
     services = Services.open(Settings(database_url=sqlite_url, store_url=folder_url, redis_url=redis_url))
     clock = ManualClock()
