@@ -75,14 +75,23 @@ class Admission:
         spec = job_of(batch, model)
         check_text_model(spec)
         # The key makes it one job, whoever else is at this batch, or was before it died.
-        job = self._jobs.create(spec, tenant=batch.tenant, idempotency_key=batch.id)
-        values = {"job_id": job.id, "model": model, "total": checked.total, "in_progress_at": self._clock()}
+        job = self._create(spec, batch)
+        values = {"job_id": job, "model": model, "total": checked.total, "in_progress_at": self._clock()}
         moved = move(self._engine, batch.id, BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS, values)
         if moved:
-            logger.info("%s: %d requests in job %s", batch.id, checked.total, job.id)
+            logger.info("%s: %d requests in job %s", batch.id, checked.total, job)
         elif status_of(self._engine, batch.id) is BatchStatus.CANCELLED:
-            cancel_quietly(self._jobs, job.id)
+            cancel_quietly(self._jobs, job)
         return moved
+
+    def _create(self, spec: JobSpec, batch: Row) -> str:  # type: ignore[type-arg]
+        try:
+            return self._jobs.create(spec, tenant=batch.tenant, idempotency_key=batch.id).id
+        except ConflictError:
+            found = self._jobs.with_key(batch.id, tenant=batch.tenant)
+            if found is None or self._jobs.spec(found).requests is None:
+                raise
+            return found  # of an admission that broke off, by a version that wrote jobs in other words
 
     def _refuse(self, batch: Row, errors: Sequence[BatchError]) -> bool:  # type: ignore[type-arg]
         logger.info("%s failed: %d errors in its file", batch.id, len(errors))

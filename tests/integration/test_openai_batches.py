@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
@@ -14,11 +15,14 @@ from models.backends.echo import EchoBackend
 from models.spec import EchoOptions
 from orchestrator import planning
 from orchestrator.finalize import Finaliser
+from orchestrator.openai import admission
+from orchestrator.openai.admission import job_of
 from orchestrator.openai.batch_checks import MAX_ERRORS
-from orchestrator.openai.batches import move
+from orchestrator.openai.batches import batch_row, move
 from orchestrator.openai.files import content_key, remove_gone
 from orchestrator.openai.statuses import BATCH_TRANSITIONS, BatchStatus, IllegalBatchTransitionError, check_batch
 from orchestrator.settings import Settings
+from orchestrator.speeds import shape_of
 from tests.support.batch_house import CHAT, BatchHouse, batch_house, lines, request
 from tests.support.shards import Outbox
 
@@ -350,6 +354,35 @@ def test_a_batch_whose_key_somebody_else_has_used_fails_alone(house: BatchHouse)
     assert [error.code for error in errors.data or ()] == ["conflict"]
 
 
+def test_an_admission_that_broke_off_is_taken_up_with_its_job(house: BatchHouse) -> None:
+    batch_id = house.create([request("a")])
+    row = batch_row(house.services.engine, batch_id)
+    spec = job_of(row, "echo").model_copy(update={"priority": "low"})  # as another version might have written it
+    assert shape_of(spec) == "requests"  # no job of another kind is taken to be as fast
+    job = house.services.jobs.create(spec, idempotency_key=batch_id)
+    house.batcher.step()
+    batch = house.batch(batch_id)
+    assert (batch.status, batch.model_extra and batch.model_extra["job_id"]) == ("in_progress", job.id)
+    assert len(house.services.jobs.list()) == 1
+
+
+def test_a_job_that_was_made_as_its_batch_was_cancelled_is_cancelled(
+    house: BatchHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id = house.create([request("a")])
+    check = admission.check_file
+
+    def cancelled_meanwhile(*given: Any, **named: Any) -> Any:
+        house.client.batches.cancel(batch_id)
+        return check(*given, **named)
+
+    monkeypatch.setattr(admission, "check_file", cancelled_meanwhile)
+    house.batcher.step()
+    assert house.batch(batch_id).status == "cancelled"
+    [job] = house.services.jobs.list()
+    assert job.status == "cancelling"
+
+
 def test_requests_are_no_field_of_a_job_that_clients_write(house: BatchHouse) -> None:
     job = {"model": "echo", "requests": "chat", "source": {"items": [{"body": {}}]}}
     error = house.http.post("/v1/jobs", json=job).json()["error"]
@@ -387,6 +420,37 @@ def test_a_retry_that_begins_while_the_output_is_written_is_waited_for(house: Ba
     batch = house.batch(batch_id)
     assert (batch.status, batch.error_file_id) == ("completed", None)
     assert [line["custom_id"] for line in house.file(batch.output_file_id)] == ["a", "b"]
+
+
+def test_a_file_is_checked_and_its_output_written_at_constant_memory(
+    sqlite_url: str, folder_url: str, redis_url: str
+) -> None:
+    settings = Settings(database_url=sqlite_url, store_url=folder_url, redis_url=redis_url)
+    text = "word " * 100
+    with batch_house(settings) as house:
+        batch_id = house.create([request(str(number), text) for number in range(20_000)])
+        assert traced(house.batcher.step) < 8 << 20
+        assert house.batch(batch_id).status == "in_progress"
+        house.plan()
+        house.run(house.take(batch_id))
+        Finaliser(house.services.engine, house.store, Outbox(), clock=house.clock).step()
+        Finaliser(house.services.engine, house.store, Outbox(), clock=house.clock).step()
+        house.batcher.step()
+        assert house.batch(batch_id).status == "finalizing"
+        assert traced(house.batcher.step) < 8 << 20
+        batch = house.batch(batch_id)
+        assert batch.status == "completed"
+        assert house.client.files.retrieve(str(batch.output_file_id)).bytes > 15 << 20
+
+
+def traced(step: Callable[[], int]) -> int:
+    """The most memory that Python held during a step, beyond what it held before."""
+    tracemalloc.start()
+    try:
+        step()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_two_schedulers_write_the_same(house: BatchHouse) -> None:
