@@ -102,7 +102,7 @@ def view_batch(row: Any, live: Live | None) -> BatchView:  # noqa: ANN401 - a ro
     """The view of a row; `live` is of one that has not ended."""
     status = BatchStatus(row.status)
     ended = _whole(row.ended_at)
-    has_files = status in {BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED, BatchStatus.FAILED}
+    has_files = row.ended_at is not None  # before that these are the ids that they are to have
     counts = RequestCounts(total=row.total, completed=row.completed, failed=row.failed)
     usage = Usage(row.prompt_tokens, row.completion_tokens)
     if live is not None:

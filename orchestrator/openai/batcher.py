@@ -33,7 +33,7 @@ from orchestrator.settings import Settings
 from orchestrator.source_files import ChunkReader
 from orchestrator.tables import File, Job
 from orchestrator.views import JobError, JobView
-from workers.store import MissingObjectError, ObjectStore, listed
+from workers.store import MissingObjectError, ObjectStore, StoreError, listed
 
 logger = logging.getLogger(__name__)
 LOOK_SECONDS = 3600.0
@@ -85,7 +85,16 @@ class Batcher:
         """
         with database.reading(self._engine) as connection:
             batches = connection.execute(open_batches()).all()
-        moved = sum(self._advance(batch) for batch in batches)
+        moved = 0
+        away: StoreError | None = None
+        for batch in batches:
+            try:
+                moved += self._advance(batch)
+            except StoreError as error:
+                # Of one batch, perhaps: it must not hold up those behind it.
+                away = away or error
+        if away is not None:
+            raise away
         now = self._clock()
         moved += files.remove_gone(self._engine, now=now)
         if now >= self._look_at:
@@ -128,7 +137,10 @@ class Batcher:
         end = ENDS[job.status]
         try:
             output, error = self._write(batch, job, view, end)
-        except MissingObjectError as lost:
+        except StoreError as failed:
+            lost = _missing(failed)
+            if lost is None:
+                raise
             return self._fail(batch, status, BatchError(code="results_lost", message=str(lost)))
         errors = None
         if end is BatchStatus.FAILED:
@@ -244,6 +256,13 @@ def _old_file(key: str, made_before: float) -> str | None:
     except ValueError:
         return None
     return file_id if made_at <= made_before else None
+
+
+def _missing(error: BaseException | None) -> MissingObjectError | None:
+    """That an object is gone, where this is the root of an error: a store may wrap what a write's source raised."""
+    while error is not None and not isinstance(error, MissingObjectError):
+        error = error.__cause__
+    return error
 
 
 def _told(error: str | None) -> BatchError:

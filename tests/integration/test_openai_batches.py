@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import openai
 import pytest
@@ -25,6 +25,8 @@ from orchestrator.settings import Settings
 from orchestrator.speeds import shape_of
 from tests.support.batch_house import CHAT, BatchHouse, batch_house, lines, request
 from tests.support.shards import Outbox
+from workers.store import StoreError
+from workers.store_folder import FolderStore
 
 
 @pytest.fixture
@@ -451,6 +453,46 @@ def traced(step: Callable[[], int]) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def test_a_store_that_is_away_costs_a_batch_time_alone(house: BatchHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (house.create([request("a")]) for _ in range(2))
+    house.batcher.step()
+    house.plan()
+    house.run([*house.take(first), *house.take(second)])
+    for _ in range(3):
+        Finaliser(house.services.engine, house.store, Outbox(), clock=house.clock).step()
+    house.batcher.step()
+    put_stream = FolderStore.put_stream
+    tried: list[str] = []
+
+    def away(store: FolderStore, key: str, source: IO[bytes], *, content_type: str = "") -> int:
+        tried.append(key)
+        if len(tried) == 1:
+            raise StoreError("the store is away")
+        return put_stream(store, key, source, content_type=content_type)
+
+    monkeypatch.setattr(FolderStore, "put_stream", away)
+    with pytest.raises(StoreError, match="is away"):
+        house.batcher.step()
+    assert (house.batch(first).status, house.batch(second).status) == ("finalizing", "completed")
+    house.batcher.step()
+    assert house.batch(first).status == "completed"
+
+
+def test_a_batch_whose_results_are_lost_fails(anywhere: BatchHouse) -> None:
+    batch_id = anywhere.create([request("a")])
+    anywhere.batcher.step()
+    anywhere.plan()
+    anywhere.run(anywhere.take(batch_id))
+    job = anywhere.batch(batch_id).model_extra["job_id"]  # type: ignore[index]
+    for key in list(anywhere.store.list(f"jobs/{job}/parts/")):
+        anywhere.store.delete(key)
+    anywhere.settle()
+    batch = anywhere.batch(batch_id)
+    assert (batch.status, batch.output_file_id) == ("failed", None)
+    assert batch.errors is not None
+    assert [error.code for error in batch.errors.data or ()] == ["results_lost"]
 
 
 def test_two_schedulers_write_the_same(house: BatchHouse) -> None:
