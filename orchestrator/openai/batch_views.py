@@ -102,7 +102,6 @@ def view_batch(row: Any, live: Live | None) -> BatchView:  # noqa: ANN401 - a ro
     """The view of a row; `live` is of one that has not ended."""
     status = BatchStatus(row.status)
     ended = _whole(row.ended_at)
-    has_files = row.ended_at is not None  # before that these are the ids that they are to have
     counts = RequestCounts(total=row.total, completed=row.completed, failed=row.failed)
     usage = Usage(row.prompt_tokens, row.completion_tokens)
     if live is not None:
@@ -116,8 +115,8 @@ def view_batch(row: Any, live: Live | None) -> BatchView:  # noqa: ANN401 - a ro
         input_file_id=row.input_file,
         completion_window=row.completion_window,
         status=status,
-        output_file_id=row.output_file if has_files else None,
-        error_file_id=row.error_file if has_files else None,
+        output_file_id=row.output_file,
+        error_file_id=row.error_file,
         created_at=int(row.created_at),
         in_progress_at=_whole(row.in_progress_at),
         expires_at=int(row.expires_at),

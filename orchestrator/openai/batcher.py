@@ -1,8 +1,8 @@
 """Moves batches on: admits them, follows their jobs, and writes their output files once these have ended.
 
-Files are written before the row that names them, under ids that the batch was given when its job had ended. Two
-schedulers may write the same files with the same bytes; only one of them ends the batch. One that dies is followed by
-the next.
+Files are written before the row that names them, each time under ids of their own: what is written is never changed.
+Two schedulers may write files of one batch; only one of them ends it, and the other deletes what it has written. One
+that dies is followed by the next, and what it has left is deleted a day later.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from orchestrator.openai import files
 from orchestrator.openai.admission import Admission
 from orchestrator.openai.batch_lines import answered, gathered, never_run, unanswered
 from orchestrator.openai.batch_views import BatchError
-from orchestrator.openai.batches import move, move_within, open_batches, output_ids
-from orchestrator.openai.files import FILE_ID, FILES_PREFIX, PRODUCED, content_key, file_values
+from orchestrator.openai.batches import move, move_within, open_batches
+from orchestrator.openai.files import FILE_ID, FILES_PREFIX, PRODUCED, content_key, file_values, new_file_id
 from orchestrator.openai.statuses import BatchStatus
 from orchestrator.settings import Settings
 from orchestrator.source_files import ChunkReader
@@ -125,12 +125,11 @@ class Batcher:
             return self._fail(batch, BatchStatus.IN_PROGRESS, _told(job.error))
         if job.status in {JobStatus.CANCELLING, JobStatus.CANCELLED}:
             # By way of its job.
-            values = {**output_ids(now), "cancelling_at": now}
+            values = {"cancelling_at": now}
             return move(self._engine, batch.id, BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING, values)
         if job.status not in JOB_TERMINAL:
             return False
-        values = {**output_ids(now), "finalizing_at": now}
-        return move(self._engine, batch.id, BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, values)
+        return move(self._engine, batch.id, BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, {"finalizing_at": now})
 
     def _finish(self, batch: Row, status: BatchStatus, job: _JobState) -> bool:  # type: ignore[type-arg]
         view = self._jobs.get(batch.job_id)
@@ -176,6 +175,9 @@ class Batcher:
         ended = database.write(self._engine, work)
         if ended:
             logger.info("%s is %s: %d answered, %d failed", batch.id, end.value, view.counts.ok, view.counts.failed)
+        else:
+            for written in rows:
+                self._store.delete(content_key(written["id"]))
         return ended
 
     def _write(
@@ -188,18 +190,19 @@ class Batcher:
         """The output file and the error file, where there is something in them."""
         if not job.planned:
             lines = never_run(batch.id, self._store, content_key(batch.input_file), end.value)
-            return None, self._write_file(batch.error_file, lines)
+            return None, self._write_file(lines)
         output = error = None
         if view.counts.ok:
-            output = self._write_file(batch.output_file, answered(batch.id, self._records(batch.job_id)))
+            output = self._write_file(answered(batch.id, self._records(batch.job_id)))
         if view.counts.done > view.counts.ok:
-            error = self._write_file(batch.error_file, unanswered(batch.id, self._records(batch.job_id)))
+            error = self._write_file(unanswered(batch.id, self._records(batch.job_id)))
         return output, error
 
     def _records(self, job_id: str) -> Iterator[bytes]:
         return lines_of(results.stream(self._store, self._jobs, job_id))
 
-    def _write_file(self, file_id: str, lines: Iterator[bytes]) -> _Written:
+    def _write_file(self, lines: Iterator[bytes]) -> _Written:
+        file_id = new_file_id(self._clock())
         digest = hashlib.sha256()
 
         def hashed() -> Iterator[bytes]:
@@ -224,12 +227,7 @@ class Batcher:
         )
 
     def _fail(self, batch: Row, status: BatchStatus, error: BatchError) -> bool:  # type: ignore[type-arg]
-        values = {
-            "errors": msgspec.json.encode([error]).decode(),
-            "output_file": None,
-            "error_file": None,
-            "ended_at": self._clock(),
-        }
+        values = {"errors": msgspec.json.encode([error]).decode(), "ended_at": self._clock()}
         logger.warning("%s failed: %s", batch.id, error.message)
         return move(self._engine, batch.id, status, BatchStatus.FAILED, values)
 

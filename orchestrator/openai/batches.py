@@ -15,7 +15,7 @@ from ulid import ULID
 from orchestrator import database
 from orchestrator.jobs import ConflictError, Jobs, UnknownJobError
 from orchestrator.openai.batch_views import BatchView, Live, view_batch
-from orchestrator.openai.files import DEFAULT_TENANT, new_file_id
+from orchestrator.openai.files import DEFAULT_TENANT
 from orchestrator.openai.statuses import BATCH_OPEN, BatchStatus, check_batch
 from orchestrator.tables import Batch
 
@@ -110,8 +110,7 @@ class Batches:
                     cancel_quietly(self._jobs, job)  # of an admission that had just begun
             elif status is BatchStatus.IN_PROGRESS:
                 self._cancel_job(row)
-                values = {**output_ids(now), "cancelling_at": now}
-                moved = move(self._engine, batch_id, status, BatchStatus.CANCELLING, values)
+                moved = move(self._engine, batch_id, status, BatchStatus.CANCELLING, {"cancelling_at": now})
             else:
                 raise ConflictError(f"the batch {batch_id} is {status.value}, and cannot be cancelled")
             if moved:
@@ -143,11 +142,6 @@ class Batches:
         except UnknownJobError:
             return view_batch(row, Live())
         return view_batch(row, Live(job.counts, job.usage))
-
-
-def output_ids(now: float) -> dict[str, str]:
-    """The ids of a batch's output files, which it is given when its job has ended or is to: columns of its row."""
-    return {"output_file": new_file_id(now), "error_file": new_file_id(now)}
 
 
 def batch_row(engine: Engine, batch_id: str) -> Row:  # type: ignore[type-arg]  # all columns of `batches`

@@ -201,12 +201,10 @@ def gone(now: float) -> Select[str]:
 
 
 def remove_orphans(engine: Engine, file_ids: Collection[str], *, now: float) -> int:
-    """Let go of the bytes of files that have no row: of uploads that broke off, a day after; returns how many."""
+    """Let go of the bytes of files that have no row, as their writer died; returns how many."""
 
     def work(connection: Connection) -> int:
         known = set(connection.scalars(select(File.id).where(File.id.in_(file_ids))))
-        known |= set(connection.scalars(select(Batch.output_file).where(Batch.output_file.in_(file_ids))))
-        known |= set(connection.scalars(select(Batch.error_file).where(Batch.error_file.in_(file_ids))))
         removed = 0
         for file_id in sorted(set(file_ids) - known):
             removed += _remove(connection, file_id, decided_at=now, due_at=now + ORPHAN_GRACE_SECONDS)

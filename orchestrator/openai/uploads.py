@@ -89,6 +89,9 @@ class _Upload:
             logger.warning("%s was not finished, and its bytes stay for a day: %s", self._id, error)
 
     def _take_field(self, part: FormPart) -> None:
+        if part.name == "file":
+            message = "the field file holds a text; send a file in it, with a filename"
+            raise RequestError(message, param="file", code="missing_file")
         if part.name not in _FIELDS:
             message = f"the field {part.name!r} is not known; known are file, {', '.join(_FIELDS)}"
             raise RequestError(message, param=part.name, code="unknown_parameter")

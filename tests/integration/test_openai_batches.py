@@ -18,6 +18,7 @@ from orchestrator.finalize import Finaliser
 from orchestrator.openai import admission
 from orchestrator.openai.admission import job_of
 from orchestrator.openai.batch_checks import MAX_ERRORS
+from orchestrator.openai.batcher import Batcher
 from orchestrator.openai.batches import batch_row, move
 from orchestrator.openai.files import content_key, remove_gone
 from orchestrator.openai.statuses import BATCH_TRANSITIONS, BatchStatus, IllegalBatchTransitionError, check_batch
@@ -495,18 +496,35 @@ def test_a_batch_whose_results_are_lost_fails(anywhere: BatchHouse) -> None:
     assert [error.code for error in batch.errors.data or ()] == ["results_lost"]
 
 
-def test_two_schedulers_write_the_same(house: BatchHouse) -> None:
-    batch_id = house.create([request("a")])
-    assert house.through(batch_id).status == "completed"
-    batch = house.batch(batch_id)
-    data = house.client.files.content(str(batch.output_file_id)).read()
-    engine = house.services.engine
-    with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE batches SET status = 'finalizing', ended_at = NULL")
-        connection.exec_driver_sql("DELETE FROM files WHERE purpose = 'batch_output'")
+def test_of_two_schedulers_one_ends_a_batch(house: BatchHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch_id = house.create([request("a"), request("b", tools=[{}])])
     house.batcher.step()
-    assert house.client.files.content(str(batch.output_file_id)).read() == data
-    assert not move(engine, batch_id, BatchStatus.FINALIZING, BatchStatus.COMPLETED)
+    house.plan()
+    house.run(house.take(batch_id))
+    for _ in range(3):
+        Finaliser(house.services.engine, house.store, Outbox(), clock=house.clock).step()
+    house.batcher.step()
+    other = Batcher(house.services.engine, house.store, house.services.settings, clock=time.time)
+    put_stream = FolderStore.put_stream
+    written: dict[str, bytes] = {}
+
+    def overtaken(store: FolderStore, key: str, source: IO[bytes], *, content_type: str = "") -> int:
+        if not written:
+            written[key] = b""
+            other.step()
+        size = put_stream(store, key, source, content_type=content_type)
+        written[key] = store.get(key)
+        return size
+
+    monkeypatch.setattr(FolderStore, "put_stream", overtaken)
+    house.batcher.step()
+    batch = house.batch(batch_id)
+    assert batch.status == "completed"
+    files = {batch.input_file_id, batch.output_file_id, batch.error_file_id}
+    assert set(house.store.list("files/")) == {content_key(str(file_id)) for file_id in files}
+    assert len(written) == 4
+    assert len(set(written.values())) == 2  # both have written the same
+    assert not move(house.services.engine, batch_id, BatchStatus.FINALIZING, BatchStatus.COMPLETED)
 
 
 def test_every_pair_of_statuses() -> None:

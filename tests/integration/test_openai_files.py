@@ -153,6 +153,7 @@ def test_a_form_that_is_none_leaves_nothing_behind(light: Service) -> None:
     assert refused(data={"purpose": "batch"}, files={"attached": file})[:2] == (400, "attached")
     assert refused(data={"purpose": "batch"}, files={"nothing": ("x", b"")})[:2] == (400, "nothing")
     assert refused(files={"file": file})[:2] == (400, "purpose")
+    assert refused(files={"purpose": (None, "batch"), "file": (None, "text")})[:2] == (400, "file")
     status, param, message = refused(data={"purpose": "fine-tune"}, files={"file": file})
     assert (status, param) == (400, "purpose")
     assert "'fine-tune' is not supported" in message
