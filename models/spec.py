@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from pydantic import BaseModel, ConfigDict, Field
 
 JsonSchema: TypeAlias = dict[str, Any]  # a JSON Schema is a JSON object of any shape
@@ -81,6 +82,8 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     max_tokens: int | None = None
     """Bounds this item's outputs in place of `sampling.max_tokens`."""
+    fill: bool = False
+    """Where the prompt leaves less room in the context than that, less will do: outputs may fill what is left."""
     schema: JsonSchema | None = None
     options: EchoOptions | None = None
     adapter: Adapter | None = None
@@ -115,6 +118,8 @@ class ItemError(msgspec.Struct, frozen=True, gc=False):
 
     code: str
     message: str
+    param: str | UnsetType = UNSET
+    """Of a request with parameters of its own: the one that is wrong."""
 
 
 class TextResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,17 +45,25 @@ def resolve_deadline(text: str, now: datetime) -> datetime:
     return moment
 
 
+def parse_span(text: str) -> timedelta | None:
+    """A span of time such as `90m` or `1h 30m`, ten years at most; None where it is none, or no time at all."""
+    span = _SPAN.fullmatch(text.strip())
+    if span is None or not any(int(group or 0) for group in span.groups()):
+        return None
+    days, hours, minutes, seconds = (int(group or 0) for group in span.groups())
+    return min(_LONGEST, timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds))
+
+
 def time_span(text: str) -> timedelta:
     """A span of time such as `90m` or `1h 30m`.
 
     Raises:
         ValueError: it is none, or no time at all.
     """
-    span = _SPAN.fullmatch(text.strip())
-    if span is None or not any(int(group or 0) for group in span.groups()):
+    span = parse_span(text)
+    if span is None:
         raise ValueError(f"training.budget: {text!r} is no span of time; write one such as 30m or 2h")
-    days, hours, minutes, seconds = (int(group or 0) for group in span.groups())
-    return min(_LONGEST, timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds))
+    return span
 
 
 def _wrong(message: str) -> SpecError:

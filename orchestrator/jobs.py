@@ -144,6 +144,11 @@ class Jobs:
         """
         return self._by_key(tenant, idempotency_key, _stored(spec)[1])
 
+    def with_key(self, key: str, *, tenant: str = "default") -> str | None:
+        """The id of the job that was made with an idempotency key, if there is one."""
+        with database.reading(self.engine) as connection:
+            return connection.scalar(select(Job.id).where(Job.tenant == tenant, Job.idempotency_key == key))
+
     def get(self, job_id: str) -> JobView:
         """A job.
 

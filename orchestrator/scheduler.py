@@ -25,6 +25,7 @@ from orchestrator.collector import COLLECT_SECONDS, Collector
 from orchestrator.dispatch import Dispatcher
 from orchestrator.finalize import Finaliser
 from orchestrator.forecasts import Forecaster
+from orchestrator.openai.batcher import Batcher
 from orchestrator.planner import Planner
 from orchestrator.reaper import Reaper
 from orchestrator.safety_policy import PolicyError, SafetyPolicy, load_policy
@@ -94,6 +95,7 @@ class Scheduler:
             # This one counts shards, of large jobs for a while.
             self._thread("forecaster", Forecaster(engine, clock=time.time).step),
             self._thread("collector", collector.step, every=COLLECT_SECONDS),
+            self._thread("batcher", Batcher(engine, store, settings, clock=time.time).step),
         ]
         for number in range(PLANNERS):
             planner = Planner(

@@ -25,6 +25,14 @@ class Settings(WorkerSettings):
     """Shards of one model that wait in Redis or run at one time."""
     retention_days: Annotated[float, Field(ge=0, le=36_500)] = 0.0
     """Jobs that ended longer ago are removed with their results. 0: jobs are kept for ever."""
+    file_max_bytes: Annotated[int, Field(ge=1)] = 512 << 20
+    """How long a file may be that is uploaded to `/v1/files`."""
+    batch_file_days: Annotated[float, Field(ge=0, le=3650)] = 30.0
+    """How long a file for a batch is kept where its upload says nothing else. 0: until it is deleted."""
+    batch_max_requests: Annotated[int, Field(ge=1)] = 50_000
+    """Requests of one batch."""
+    batch_max_bytes: Annotated[int, Field(ge=1)] = 200 << 20
+    """How long the input file of one batch may be."""
     safety_file: Path | None = None
     """YAML or JSON: what no job may make, by tenant; see `orchestrator.safety_policy`."""
 

@@ -130,6 +130,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
     options: EchoOptions | None = None
     nodes: dict[str, JobSpec] | None = None
     """Of a flow: its jobs by name. As they stand here their source is none; `flow_spec.node_specs` gives them all."""
+    requests: Literal["chat"] | None = None
+    """Of a batch, written by the service itself: each row is a request of its own, its parameters included."""
     upstream: dict[str, JsonValue] | None = None
     """Of a node of a flow, written by the service itself: the nodes that it uses, with something of the shape of what
     they make."""
@@ -187,6 +189,8 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
             refuse_table(self, self.kind)
         if self.kind not in {"text", "echo", "dataset"}:
             self._refuse("accept")
+        if self.kind != "text":
+            self._refuse("requests")
 
     def _refuse_training(self) -> None:
         for name in TrainFields.model_fields:
@@ -244,6 +248,10 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
             raise ValueError("adapter: the model 'echo' takes none")
         if self.kind == "echo" and self.model != "echo":
             raise ValueError(f"model is {self.model!r}, but a job of kind echo runs the model 'echo'; set kind: text")
+        if self.requests is not None:
+            own = ("prompt", "messages", "system", "sampling", "output_schema", "max_tokens_field", "n", "accept")
+            self._refuse(*own, what="for jobs whose rows are no requests")
+            return
         if (self.prompt is None) == (self.messages is None):
             both = self.prompt is not None
             raise ValueError(
@@ -264,7 +272,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
         """The messages of an item, as templates; of an image or speech, its prompts, as far as given."""
         if self.data is not None:
             return self.data.templates if self.source.file is not None else ()
-        if self.kind in {"train", "flow", "tabular"}:
+        if self.kind in {"train", "flow", "tabular"} or self.requests is not None:
             return ()
         if self.kind == "dataset":
             return self.dataset_templates()
@@ -363,6 +371,7 @@ class JobSpec(ImageFields, AudioFields, TrainFields, TableJobFields, DatasetFiel
             table=subjects or (None if self.table is None else self.table.work()),
             adapter=None if self.adapter is None else adapters.get(self.adapter, self.adapter),
             upstream=tuple(self.upstream or ()),
+            requests=self.requests,
             dataset=self.dataset_work(self.source.grid or ()) if self.kind == "dataset" else None,
             accept=self.accept_json() if self.kind == "dataset" else self.accept_work(self.sampling),
         )

@@ -87,6 +87,12 @@ def shape_of(spec: JobSpec) -> str:
         return table_shape(spec.table)
     if spec.kind == "dataset":
         return dataset_shape(spec, spec.sampling.max_tokens)
+    return _text_shape(spec)
+
+
+def _text_shape(spec: JobSpec) -> str:
+    if spec.requests is not None:
+        return "requests"  # which differ from line to line: its own shards soon tell more
     tokens = 1 << (spec.sampling.max_tokens - 1).bit_length()
     shape = f"{spec.n} x {tokens} tokens"
     if spec.max_tokens_field is not None:

@@ -62,6 +62,8 @@ def check_static(
         raise SpecError("replay is for the service itself; use `nightmill replay JOB INDEX`", param="replay")
     if spec.upstream is not None:
         raise SpecError("upstream is for the service itself; write a flow: kind: flow, with nodes", param="upstream")
+    if spec.requests is not None:
+        raise SpecError("requests is for the service itself; create a batch with POST /v1/batches", param="requests")
     for name, node in (spec.nodes or {}).items():
         _check_node(name, node, now, allow_faults=allow_faults, find_trained=find_trained, find_adapter=find_adapter)
     _check_model(spec, find_table if spec.kind == "tabular" else find_trained)
@@ -109,7 +111,7 @@ def _check_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
             case "tabular":
                 check_table(spec, find_trained)
             case _:
-                _check_text_model(spec)
+                check_text_model(spec)
     except UnknownVoiceError as error:
         param = f"audio.{error.param}"
         raise SpecError(f"{param}: {error.message}", param=param, code=error.code) from error
@@ -125,7 +127,13 @@ def _check_image_model(spec: JobSpec, find_trained: FindTrained | None) -> None:
         find_trained(spec.model)
 
 
-def _check_text_model(spec: JobSpec) -> None:
+def check_text_model(spec: JobSpec) -> None:
+    """See that a text job's model is known, and writes text.
+
+    Raises:
+        ModelError: it is not known.
+        SpecError: it does something else.
+    """
     _refuse_model(spec, AUDIO_MODELS, "speaks; set kind: audio")
     _refuse_model(spec, IMAGE_MODELS, "makes images; set kind: image")
     check_model(spec.model, spec.engine)

@@ -283,3 +283,69 @@ class Removal(Base):
     decided_at: Mapped[float]
     due_at: Mapped[float]
     """When it is emptied next."""
+
+
+PUBLIC_ID_LENGTH = 40  # a ULID behind `file-` or `batch_`
+
+
+class File(Base):
+    """A file of OpenAI's API. Its bytes lie in the store under `orchestrator.openai.files.content_key`."""
+
+    __tablename__ = "files"
+    __table_args__ = (
+        Index("files_listed", "tenant", "id"),
+        Index("files_by_expiry", "expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(PUBLIC_ID_LENGTH), primary_key=True)
+    tenant: Mapped[str]
+    purpose: Mapped[str]
+    filename: Mapped[str]
+    bytes: Mapped[int]
+    sha256: Mapped[str]
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    """From then on it is gone for its clients; 0 of one that was deleted. Its bytes stay while a batch reads them."""
+
+
+class Batch(Base):
+    """A batch of OpenAI's API: its job and its end. Only `orchestrator.openai.batches` writes it."""
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        Index("batches_listed", "tenant", "id"),
+        Index("batches_by_status", "status"),
+        Index("batches_by_input", "input_file"),
+    )
+
+    id: Mapped[str] = mapped_column(String(PUBLIC_ID_LENGTH), primary_key=True)
+    tenant: Mapped[str]
+    endpoint: Mapped[str]
+    input_file: Mapped[str] = mapped_column(String(PUBLIC_ID_LENGTH))
+    completion_window: Mapped[str]
+    labels: Mapped[str | None]
+    """Its metadata as JSON."""
+    output_expires_seconds: Mapped[int | None]
+    """How long its output files are kept."""
+
+    status: Mapped[str]
+    errors: Mapped[str | None]
+    """Why it failed: a list of orchestrator.openai.batch_views.BatchError as JSON."""
+    job_id: Mapped[str | None] = mapped_column(String(ID_LENGTH))
+    model: Mapped[str | None]
+    total: Mapped[int]
+    """Requests of its file, once these were counted."""
+    completed: Mapped[int]
+    """These figures are written when it ends; until then the job's are shown."""
+    failed: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    output_file: Mapped[str | None] = mapped_column(String(PUBLIC_ID_LENGTH))
+    error_file: Mapped[str | None] = mapped_column(String(PUBLIC_ID_LENGTH))
+
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    in_progress_at: Mapped[float | None]
+    finalizing_at: Mapped[float | None]
+    cancelling_at: Mapped[float | None]
+    ended_at: Mapped[float | None]

@@ -22,6 +22,7 @@ Version 8 adds `table`, `dataset`, `pass_over`, `report` and `accept` to Work, `
 and `checks` to Part: who overlooks them answers with text, trains something else, or keeps what was rejected.
 Version 9 adds linked tables: `foreign_key`, `order_by` and `parent` to FitWork, `linked`, `parent` and `most` to
 TableWork, and `rows` to Part: who overlooks them takes rows that belong together for rows that stand alone.
+And it adds `requests` to Work: who overlooks it finds nothing to ask in a row.
 """
 
 from __future__ import annotations
@@ -358,6 +359,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     dataset: DatasetWork | None = None
     """Of a job that makes the rows of a dataset; `messages` and `schema` then say nothing."""
     accept: dict[str, Any] | None = None  # workers.acceptance.rules.Accept as JSON; pydantic checks it again on arrival
+    requests: Literal["chat"] | None = None
+    """Of a batch: each row is a request of its own, of this form; `messages`, `sampling`, `n`, `schema` say nothing."""
 
     def parsed_sampling(self) -> Sampling:
         """The sampling settings as a checked object."""
@@ -529,7 +532,7 @@ def _version_of_report(report: ShardReport) -> int:
 def _version_of_task(task: ShardTask) -> int:
     work = task.work
     needs = (
-        (9, _is_linked(work)),
+        (9, _is_linked(work) or work.requests is not None),
         (8, _is_of_datasets(task)),
         (7, _names_adapters(work)),
         (6, bool(work.upstream)),

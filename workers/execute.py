@@ -26,6 +26,7 @@ from workers.acceptance.rounds import answer
 from workers.adapters import find_adapters
 from workers.audio_items import AudioItems
 from workers.audio_shard import AudioShard
+from workers.chat_items import ChatItems
 from workers.contracts import Counts, Failure, Part, ShardTask, Timings, TrainWork
 from workers.conversations import converse
 from workers.dataset_items import DatasetItems
@@ -329,6 +330,8 @@ class Execution:
         rows, upstream = read_rows(self.task.source, self._store), self._upstream()
         if work.dataset is not None:
             return DatasetItems(self.task, info, rows, earlier, upstream, adapters, self._classifiers)
+        if work.requests is not None:
+            return ChatItems(self.task, info, rows, earlier, upstream, adapters)
         if work.image is None and work.audio is None:
             return TextItems(self.task, info, rows, earlier, upstream, adapters, self._classifiers)
         kind = ImageItems if work.image is not None else AudioItems

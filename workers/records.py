@@ -140,6 +140,8 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     input: Row | UnsetType = UNSET
     checks: ItemChecks | UnsetType = UNSET
     """Of a job with rules: where not everything was right at once."""
+    created: int | UnsetType = UNSET
+    """Of a request of a batch: when it was answered, in seconds since the epoch."""
     attempts: int = 1
     schema_version: int = SCHEMA_VERSION
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import jinja2
+from msgspec import structs
 
 from models.errors import FailureKind, ModelError
 from models.spec import ItemError, TextRequest
@@ -82,7 +83,8 @@ class ChatFormat:
         with self._encoding:  # a tokenizer that is borrowed by one thread refuses another
             encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         prompts: list[Prompt] = []
-        for (request, _), token_ids in zip(rendered, encoded, strict=True):
+        for (asked, _), token_ids in zip(rendered, encoded, strict=True):
+            request = _filling(asked, len(token_ids), self.context_length) if asked.fill else asked
             too_long = length_error(len(token_ids), request.token_limit, self.context_length)
             if too_long is None:
                 prompts.append(Prompt(request, token_ids))
@@ -94,6 +96,12 @@ class ChatFormat:
         """Text of generated tokens, without the model's control tokens."""
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return text
+
+
+def _filling(request: TextRequest, prompt_tokens: int, context_length: int) -> TextRequest:
+    """A request whose outputs have what its prompt leaves of the context, and at least one token."""
+    room = max(1, context_length - prompt_tokens)
+    return structs.replace(request, max_tokens=min(request.token_limit, room))
 
 
 def length_error(prompt_tokens: int, max_tokens: int, context_length: int) -> ItemError | None:

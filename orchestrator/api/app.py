@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI
 from orchestrator import database
 from orchestrator.api import errors, inputs, jobs, results, service
 from orchestrator.api.services import Services, check_key
+from orchestrator.openai import batch_routes, file_routes
 
 DESCRIPTION = """\
 Large generative jobs on your own machines. Upload a source, submit a job, watch it, read its results.
@@ -33,6 +34,8 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(jobs.router, dependencies=keyed)
     app.include_router(results.router, dependencies=keyed)
     app.include_router(inputs.router, dependencies=keyed)
+    app.include_router(file_routes.router, dependencies=keyed)
+    app.include_router(batch_routes.router, dependencies=keyed)
     app.include_router(service.router)
     app.include_router(service.open_router)
     errors.install(app, database.shown(services.settings.sql_url))
@@ -56,6 +59,8 @@ def _complete_openapi(app: FastAPI) -> None:
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
         schemas.update(jobs.SCHEMAS)
+        schemas.update(file_routes.FILE_SCHEMAS)
+        schemas.update(batch_routes.BATCH_SCHEMAS)
         return document
 
     app.openapi = complete  # type: ignore[method-assign] # the way that FastAPI's documentation gives

@@ -19,6 +19,8 @@ from starlette.exceptions import HTTPException
 from orchestrator.database import DatabaseError
 from orchestrator.job_files import UnknownFileError
 from orchestrator.jobs import ConflictError, UnknownJobError
+from orchestrator.openai.batches import UnknownBatchError
+from orchestrator.openai.files import UnknownFileError as UnknownStoredFileError
 from orchestrator.spec_error import SpecError
 from workers.broker import BrokerError
 from workers.store import StoreError
@@ -121,6 +123,14 @@ def install(app: FastAPI, database: str) -> None:
     on(SpecError, lambda error: answer(BAD_REQUEST, str(error), param=error.param, code=error.code))
     on(UnknownJobError, lambda error: answer(NOT_FOUND, str(error), param="job_id", code="job_not_found"))
     on(UnknownFileError, lambda error: answer(NOT_FOUND, str(error), param=error.param, code=error.code))
+    on(
+        UnknownBatchError,
+        lambda error: answer(NOT_FOUND, str(error), param=error.param, code="batch_not_found"),
+    )
+    on(
+        UnknownStoredFileError,
+        lambda error: answer(NOT_FOUND, str(error), param=error.param, code="file_not_found"),
+    )
     on(ConflictError, lambda error: answer(CONFLICT, str(error), code="conflict"))
     on(StoreError, lambda error: unavailable("store_unavailable", error, str(error)))
     on(BrokerError, lambda error: unavailable("redis_unavailable", error, str(error)))

@@ -69,7 +69,7 @@ async def whole_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _hint(*steps: Callable[[], None]) -> None:
+def hint(*steps: Callable[[], None]) -> None:
     """Tell Redis what SQL has already: if that is lost, whoever it was for looks by itself, only later."""
     try:
         for step in steps:
@@ -109,7 +109,7 @@ def create_job(
     find_parent(services.engine, spec, DEFAULT_TENANT, services.trained.find_table)
     services.hints.ping()  # a job that nothing can run is refused, and leaves nothing behind
     job = services.jobs.create(spec, tenant=DEFAULT_TENANT, idempotency_key=idempotency_key)
-    _hint(services.hints.wake)
+    hint(services.hints.wake)
     return job_answer(job)
 
 
@@ -147,7 +147,7 @@ def get_job(job_id: str, services: ServicesOf) -> Response:
 def cancel_job(job_id: str, services: ServicesOf) -> Response:
     """Stop a job. What is finished stays."""
     job = services.jobs.cancel(job_id)
-    _hint(lambda: services.hints.stop_job(job_id, "the job was cancelled"), services.hints.wake)
+    hint(lambda: services.hints.stop_job(job_id, "the job was cancelled"), services.hints.wake)
     return job_answer(job)
 
 
@@ -161,7 +161,7 @@ def pause_job(job_id: str, services: ServicesOf) -> Response:
 def resume_job(job_id: str, services: ServicesOf) -> Response:
     """Go on with a paused job."""
     job = services.jobs.resume(job_id)
-    _hint(services.hints.wake)
+    hint(services.hints.wake)
     return job_answer(job)
 
 
@@ -169,7 +169,7 @@ def resume_job(job_id: str, services: ServicesOf) -> Response:
 def retry_job(job_id: str, services: ServicesOf) -> Response:
     """Run the failed and expired items of a job again."""
     job = services.jobs.retry(job_id)
-    _hint(lambda: services.hints.forget_stop(job_id), services.hints.wake)
+    hint(lambda: services.hints.forget_stop(job_id), services.hints.wake)
     return job_answer(job)
 
 
@@ -185,7 +185,7 @@ def replay_image(
     services.hints.ping()
     # Whoever asks for it: what its tenant may not make, nobody may make again in its name.
     job = services.jobs.create(spec, tenant=services.jobs.tenant(job_id))
-    _hint(services.hints.wake)
+    hint(services.hints.wake)
     return job_answer(job)
 
 

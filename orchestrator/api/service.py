@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from models import audio_catalog, catalog, image_catalog
 from models.image_catalog import TRAINED_ENGINE
 from orchestrator import database, metrics
-from orchestrator.api.errors import TYPES, UNAVAILABLE
+from orchestrator.api.errors import NOT_FOUND, TYPES, UNAVAILABLE, RequestError
 from orchestrator.api.services import Services, ServicesOf, check_key
 from workers.broker import BrokerError
 from workers.store import StoreError
@@ -63,6 +63,25 @@ def find_problems(services: Services) -> dict[str, str]:
 @router.get("/v1/models", operation_id="list_models")
 def list_models(services: ServicesOf) -> dict[str, object]:
     """The models that a job can name. A local folder of a worker's or a hub id can be named as well."""
+    return {"object": "list", "data": known_models(services)}
+
+
+@router.get("/v1/models/{model:path}", operation_id="get_model")
+def get_model(model: str, services: ServicesOf) -> dict[str, object]:
+    """A model that is known by name."""
+    for known in known_models(services):
+        if known["id"] == model:
+            return known
+    raise RequestError(
+        f"there is no model {model!r}; GET /v1/models lists those that are known by name",
+        status=NOT_FOUND,
+        param="model",
+        code="model_not_found",
+    )
+
+
+def known_models(services: Services) -> list[dict[str, object]]:
+    """Models that are known by name: those that come along, and those that jobs have trained."""
     data: list[dict[str, object]] = [
         {
             "id": entry.name,
@@ -125,7 +144,7 @@ def list_models(services: ServicesOf) -> dict[str, object]:
         }
         for model in services.trained.newest()
     ]
-    return {"object": "list", "data": data}
+    return data
 
 
 def _what(model: TrainedModel) -> str:

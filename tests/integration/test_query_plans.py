@@ -27,6 +27,7 @@ from orchestrator import (
 )
 from orchestrator.jobs import Jobs
 from orchestrator.lifecycle import JobStatus
+from orchestrator.openai import batches, files
 from orchestrator.tables import Execution, Job, Shard
 from tests.support.clocks import ManualClock
 from tests.support.shards import execution_id, planned_job
@@ -149,6 +150,11 @@ def test_no_hot_query_reads_a_whole_table(full: Engine) -> None:
             removals.naming("inputs/x/"),
             flows.node_rows(JOB),
         )
+        if connection.dialect.name == "sqlite":
+            for query in (batches.open_batches(), batches.listed("x", after="batch_5")):
+                assert not scans(connection, query, "batches")
+            for query in (files.gone(1.0), files.listed("x", after="file-5")):
+                assert not scans(connection, query, "files")
         for query in of_jobs:
             assert not scans(connection, query, "jobs")
         # Without this, a `scans` that never finds anything would go unnoticed.

@@ -139,3 +139,9 @@ def test_every_message_leaves_out_what_is_as_it_would_be_anyway() -> None:
     ours = [kind for kind in kinds if kind.__module__ == contracts.__name__ and not kind.__name__.startswith("_")]
     assert len(ours) >= 21
     assert all(kind.__struct_config__.omit_defaults and kind.__struct_config__.forbid_unknown_fields for kind in ours)
+
+
+def test_a_batch_of_requests_is_of_the_ninth_version() -> None:
+    said = msgspec.structs.replace(task(), work=msgspec.structs.replace(WORK, requests="chat"))
+    assert msgspec.json.decode(encode(said))["version"] == 9
+    assert decode(encode(said), ShardTask).work.requests == "chat"
