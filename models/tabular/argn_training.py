@@ -22,6 +22,7 @@ import datasets
 import joblib
 import orjson
 import pyarrow.compute as pc
+import torch
 from mostlyai.engine._tabular.training import train as train_network
 from safetensors.torch import save
 
@@ -111,17 +112,20 @@ class ArgnTrainer:
         self, workspace: Workspace, watch: EpochWatch, options: TabularArgnOptions, *, batch: int, epochs: float
     ) -> None:
         resumes = watch.best is not None
-        train_network(
-            model=_SIZES[options.size],
-            max_training_time=_NO_LIMIT,
-            # It stops after the epoch that is higher than this.
-            max_epochs=max(0.0, epochs - 1e-9),
-            batch_size=batch,
-            differential_privacy=_engine_privacy(options.dp),
-            model_state_strategy=ModelStateStrategy.resume if resumes else ModelStateStrategy.reset,
-            workspace_dir=_folder(workspace),
-            update_progress=watch.hear,
-        )
+        try:
+            train_network(
+                model=_SIZES[options.size],
+                max_training_time=_NO_LIMIT,
+                # It stops after the epoch that is higher than this.
+                max_epochs=max(0.0, epochs - 1e-9),
+                batch_size=batch,
+                differential_privacy=_engine_privacy(options.dp),
+                model_state_strategy=ModelStateStrategy.resume if resumes else ModelStateStrategy.reset,
+                workspace_dir=_folder(workspace),
+                update_progress=watch.hear,
+            )
+        finally:
+            torch.set_flush_denormal(False)  # the engine has this thread take the smallest numbers for 0
 
     def _files(
         self,

@@ -80,6 +80,11 @@ def test_the_same_request_gives_the_same_rows_in_any_process(model: TableModel, 
     assert pq.read_table(there).equals(rows)
 
 
+def test_fitting_leaves_the_smallest_numbers_to_whoever_comes_after(tmp_path: Path) -> None:
+    fit(staff(60), tmp_path, options=TINY)
+    assert sys.float_info.min / float("2") > 0  # a compiler would work out "/ 2" before
+
+
 def test_sampling_leaves_the_global_generators_as_they_were(model: TableModel) -> None:
     before = random.getstate(), numpy_state(), torch.get_rng_state().tolist()
     model.sample(TableRequest(rows=10, seed=9))
