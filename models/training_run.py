@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from models.tabular.columns import Column
+    from models.tabular.saved import Linked
 
 Dataset: TypeAlias = Literal["fashion-mnist"]
 DATASETS: Final[tuple[Dataset, ...]] = ("fashion-mnist",)
@@ -91,7 +92,8 @@ class TableData:
     held_out: int = 0
     """Rows that were held out."""
     foreign_key: str | None = None
-    """The column, of kind `id`, that says which subject a row belongs to: the rows of one are a sequence."""
+    """The column, of kind `id`, that says which subject a row belongs to: the rows of one are a sequence. All of it is
+    as `models.tabular.links.check_links` wants it."""
     order_by: str | None = None
     """The column that orders a sequence; by default its rows are in the table's order."""
     parent: ParentTable | None = None
@@ -174,6 +176,8 @@ class TrainedFiles:
     """That it was trained on."""
     columns: Sequence[Column] = ()
     """Of a model of tables."""
+    linked: Linked | None = None
+    """Of a model of tables whose rows belong to subjects: how."""
     base: str | None = None
     """Of an adapter: the model that it changes."""
     base_revision: str | None = None

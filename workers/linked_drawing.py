@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from models.spec import ItemError
 from models.tabular.columns import Values
+from models.tabular.links import places_of
 from models.tabular.saved import Linked
-from workers.linked_tables import places_of
 from workers.table_accept.local import LocalRules, rates
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,16 +13,7 @@ from workers.dataset_engine import PartOf, decode_part_list
 from workers.item_files import Ask
 from workers.records import StoredTable
 from workers.store import MissingObjectError, ObjectStore
-
-
-class _Block(msgspec.Struct):
-    """As much of a block's record as it takes to find its rows."""
-
-    index: int
-    table: StoredTable | None = None
-
-
-_blocks = msgspec.json.Decoder(_Block)
+from workers.table_blocks import stored_blocks
 
 
 class MissingSubjectsError(Exception):
@@ -48,7 +38,7 @@ class Subjects:
         self._store = store
         self._ask = ask
         self._parts: tuple[PartOf, ...] | None = None
-        self._known: dict[int, StoredTable | None] = {}
+        self._known: dict[int, StoredTable] = {}
 
     async def of(self, block: int) -> pa.Table:
         """The subjects of a block: their key, and what their sequences depend on.
@@ -71,7 +61,7 @@ class Subjects:
             [table[name].cast(self._types.get(name, table[name].type)) for name in self._names], names=self._names
         )
 
-    async def _read_part(self, block: int) -> dict[int, StoredTable | None]:
+    async def _read_part(self, block: int) -> dict[int, StoredTable]:
         """The blocks of the part that has this one."""
         key = self._work.parent
         if key is None:
@@ -83,4 +73,4 @@ class Subjects:
         if part is None:
             raise MissingSubjectsError(f"the parent has no block {block}")
         data = await self._ask(lambda: self._store.get(part.key), "a part of the parent is read")
-        return {record.index: record.table for record in map(_blocks.decode, data.splitlines())}
+        return stored_blocks(data)

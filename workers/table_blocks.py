@@ -24,6 +24,12 @@ class _Block(msgspec.Struct):
 _blocks = msgspec.json.Decoder(_Block)
 
 
+def stored_blocks(part: bytes) -> dict[int, StoredTable]:
+    """By number, the blocks of a part; those that failed are left out."""
+    records = map(_blocks.decode, part.splitlines())
+    return {record.index: record.table for record in records if record.table is not None}
+
+
 async def fetch_blocks(parts: Sequence[PartOf], folder: Path, fetch: Fetch) -> AsyncIterator[tuple[int, Path, int]]:
     """Each block's number, file and rows, in order; blocks that failed are left out.
 
@@ -33,9 +39,7 @@ async def fetch_blocks(parts: Sequence[PartOf], folder: Path, fetch: Fetch) -> A
     for part in parts:
         records = folder / "part.jsonl"
         await fetch(part.key, records)
-        for line in records.read_bytes().splitlines():
-            record = _blocks.decode(line)
-            if record.table is not None:
-                path = folder / f"{record.index}.parquet"
-                await fetch(record.table.key, path)
-                yield record.index, path, record.table.rows
+        for block, table in stored_blocks(records.read_bytes()).items():
+            path = folder / f"{block}.parquet"
+            await fetch(table.key, path)
+            yield block, path, table.rows

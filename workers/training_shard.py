@@ -18,11 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Literal, TypeAlias
 
-import msgspec
 import psutil
 from msgspec import UNSET
 
-from models.tabular.saved import CONFIG, Linked
 from models.training.settings import TableOptions, family_options
 from models.training_run import (
     Base,
@@ -228,7 +226,7 @@ class TrainingShard:
             base_revision=trained.base_revision,
             metrics=dict(trained.metrics),
             columns=tuple(trained.columns),
-            linked=_linked(trained),
+            linked=trained.linked,
         )
         return Record(
             index=self._task.first,
@@ -238,19 +236,6 @@ class TrainingShard:
             trained=model,
             training=UNSET if self.progress is None else self.progress,
         )
-
-
-class _Config(msgspec.Struct):
-    """As much of a model's config.json as it takes to know how its rows belong to subjects."""
-
-    linked: Linked | None = None
-
-
-_configs = msgspec.json.Decoder(_Config)
-
-
-def _linked(trained: TrainedFiles) -> Linked | None:
-    return _configs.decode(trained.files[CONFIG]).linked if trained.columns else None
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from models.errors import FailureKind, ModelError
 from models.tabular.columns import Column, find_columns, plain_table
+from models.tabular.links import check_links, key_column, places_of
 from models.training_run import ParentTable
 from workers.contracts import ByteRange, CountRange, FitWork, RowGroupRange, SourceRange
-from workers.linked_tables import check_links, key_column, places_of
 from workers.sources import MAX_CELL, RangedFile, SourceError, open_parquet, parse_lines
 from workers.store import ObjectStore, open_uri
 from workers.training_data import FetchStoppedError
@@ -106,7 +106,7 @@ def link_tables(own: FetchedTable, parent: FetchedTable | None, fit: FitWork, na
         if parent is not None and fit.parent is not None:
             about = key_column(parent.columns, fit.parent.key, "data.parent.key")
             subjects = ParentTable(table=parent.table, columns=about, key=fit.parent.key)
-        check_links(own.table, foreign_key, fit.order_by, subjects)
+        check_links(own.table, columns, foreign_key, fit.order_by, subjects)
     except ValueError as error:
         raise _unreadable(f"{name}: {error}") from error
     links = (own.digest, columns, foreign_key, fit.order_by, parent and parent.digest, subjects and subjects.columns)

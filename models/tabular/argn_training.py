@@ -34,7 +34,7 @@ from models.tabular.argn_checkpoints import weights_of
 from models.tabular.argn_engine import DifferentialPrivacyConfig, ModelStateStrategy, Workspace, analyze, encode, split
 from models.tabular.argn_epochs import EpochWatch
 from models.tabular.argn_frames import ENCODINGS, engine_names
-from models.tabular.argn_links import check_linked, linked_frames
+from models.tabular.argn_links import linked_frames
 from models.tabular.argn_sequences import longest_sequence
 from models.tabular.cards import TableAbout, table_card
 from models.tabular.columns import Column
@@ -182,6 +182,7 @@ class ArgnTrainer:
             metrics=metrics,
             source=source,
             license=data.license,
+            linked=saved.linked,
             step=watch.step,
             losses=losses,
             seconds=run.seconds,
@@ -207,7 +208,6 @@ def check_learnable(data: TableData) -> None:
             "training_data_too_small",
             f"{data.name} has {data.table.num_rows} rows to learn from; a model of tables needs {MIN_ROWS}",
         )
-    check_linked(data)
     if _subjects(data) < MIN_ROWS:
         raise ModelError(
             FailureKind.MODEL,

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -110,10 +109,11 @@ class Listener:
         assert isinstance(request.data, TableData)
         self.data = request.data
         return TrainedFiles(
-            files={CONFIG: msgspec.json.encode({"linked": OF_PEOPLE})},
+            files={CONFIG: b"{}"},
             family="tabular-argn",
             rows=request.data.table.num_rows,
             columns=request.data.columns,
+            linked=OF_PEOPLE,
             source="",
             license="",
             step=1,

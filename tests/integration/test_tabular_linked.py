@@ -219,34 +219,6 @@ def test_a_model_without_subjects_takes_none(tmp_path: Path) -> None:
         open_table_model(tmp_path / "staff" / "01V").sample(TableRequest(rows=5, seed=1, context=new_shops(5)))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda table, parents: (table, parents.slice(1)), "refers to S-0, and the parent has no such 'shop'"),
-        (lambda table, parents: (table, pa.concat_tables([parents, parents])), "the parent's key 'shop' is not unique"),
-        (
-            lambda table, parents: (
-                table.set_column(1, "shop", pc.if_else(pc.equal(table["shop"], table["shop"][0]), None, table["shop"])),
-                parents,
-            ),
-            "the foreign key 'shop' is missing in",
-        ),
-    ],
-)
-def test_a_table_whose_subjects_are_not_told_is_not_learned(tmp_path: Path, change: Any, message: str) -> None:
-    parents = shops(80)
-    table, parents = change(orders(parents), parents)
-    with pytest.raises(ModelError, match=message) as caught:
-        fit(table, tmp_path, options=TINY, foreign_key="shop", parent=parents)
-    assert caught.value.code == "table_not_learnable"
-
-
 def test_few_subjects_tell_nothing(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="belong to 40 subjects, by 'shop'"):
         fit(orders(shops(40)), tmp_path, options=TINY, foreign_key="shop", parent=shops(40))
-
-
-@pytest.mark.parametrize(("order_by", "found"), [("express", "it is categorical"), ("when", "there is none")])
-def test_only_dates_and_numbers_order_a_sequence(tmp_path: Path, order_by: str, found: str) -> None:
-    with pytest.raises(ModelError, match=found):
-        fit(orders(shops(80)), tmp_path, options=TINY, foreign_key="shop", order_by=order_by, parent=shops(80))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -118,6 +119,11 @@ def test_the_digest_covers_all_that_the_model_is_fitted_to(store: FolderStore) -
             ORDERS.replace(",day,", ",date,"),
             CUSTOMERS,
             r"data\.order_by: there is no column 'day'; there are customer, date",
+        ),
+        (
+            re.sub(r",2024-[0-9-]+,", ",spring,", ORDERS),
+            CUSTOMERS,
+            r"data\.order_by: column 'day' is taken as categorical; dates and numbers order a sequence",
         ),
         (ORDERS, CUSTOMERS.replace(",tier", ",level"), r"customers\.csv: there is no column 'tier'"),
     ],

@@ -10,10 +10,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.tabular.columns import Column, Values
+from models.tabular.columns import Column, Kind, Values
 from models.training_run import ParentTable
 
 KEY_REASON: Final = "the job names it as the key"
+_ORDERED: Final[frozenset[Kind]] = frozenset({"numeric", "integer", "datetime"})
+"""Kinds of columns that can order a sequence."""
 
 
 def key_column(columns: Sequence[Column], name: str, field: str) -> tuple[Column, ...]:
@@ -31,14 +33,16 @@ def key_column(columns: Sequence[Column], name: str, field: str) -> tuple[Column
     return tuple(key if column is found else column for column in columns)
 
 
-def check_links(table: pa.Table, foreign_key: str, order_by: str | None, parent: ParentTable | None) -> None:
-    """See that every row of a table has its subject, and that the parent has each subject once.
+def check_links(
+    table: pa.Table, columns: Sequence[Column], foreign_key: str, order_by: str | None, parent: ParentTable | None
+) -> None:
+    """See that each row of a table has its subject, that the parent has each subject once, and what orders sequences.
 
     Raises:
         ValueError: it does not; the message names the column, and a value or a row as an example.
     """
-    if order_by is not None and order_by not in table.column_names:
-        raise ValueError(f"data.order_by: there is no column {order_by!r}; there are {', '.join(table.column_names)}")
+    if order_by is not None:
+        _check_order(columns, order_by)
     keys: Values = table[foreign_key].combine_chunks()
     _check_complete(keys, f"data.foreign_key: column {foreign_key!r}")
     if parent is None:
@@ -69,6 +73,18 @@ def places_of(keys: Values, subjects: Values) -> Values:
         keys, subjects = keys.cast(pa.int64()), subjects.cast(pa.int64())
     places: Values = pc.index_in(keys, subjects)
     return places
+
+
+def _check_order(columns: Sequence[Column], order_by: str) -> None:
+    order = next((column for column in columns if column.name == order_by), None)
+    if order is None:
+        names = ", ".join(column.name for column in columns)
+        raise ValueError(f"data.order_by: there is no column {order_by!r}; there are {names}")
+    if order.kind not in _ORDERED:
+        raise ValueError(
+            f"data.order_by: column {order_by!r} is taken as {order.kind}; dates and numbers order a sequence. Where "
+            "it holds such, say so in data.columns"
+        )
 
 
 def _check_complete(keys: Values, shown: str) -> None:
